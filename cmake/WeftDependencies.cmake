@@ -1,0 +1,40 @@
+# System packages only; scripts/setup.sh installs every one of them. Nothing is downloaded here.
+find_package(Threads REQUIRED)
+if(WEFT_THREADING STREQUAL "openmp")
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+endif()
+find_package(fmt REQUIRED)
+
+# Any CBLAS: OpenBLAS by default. f64 products always go there.
+if(NOT DEFINED BLA_VENDOR)
+  set(BLA_VENDOR OpenBLAS)
+endif()
+find_package(BLAS REQUIRED)
+find_path(CBLAS_INCLUDE_DIR cblas.h PATH_SUFFIXES openblas openblas-pthread openblas-openmp REQUIRED)
+
+set(WEFT_HAVE_ONEDNN OFF)
+if(NOT WEFT_ENABLE_ONEDNN STREQUAL "OFF")
+  find_package(oneDNN QUIET)
+  if(oneDNN_FOUND)
+    set(WEFT_HAVE_ONEDNN ON)
+  elseif(WEFT_ENABLE_ONEDNN STREQUAL "ON")
+    message(FATAL_ERROR "WEFT_ENABLE_ONEDNN=ON, but oneDNN (package libdnnl-dev) was not found")
+  endif()
+endif()
+
+find_package(HDF5 REQUIRED COMPONENTS C)
+find_package(Boost 1.74 REQUIRED COMPONENTS program_options)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_path(XXHASH_INCLUDE_DIR xxhash.h REQUIRED)
+find_library(XXHASH_LIBRARY xxhash REQUIRED)
+if(WEFT_BUILD_TESTS)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+endif()
+
+# The CUDA backend has no kernels yet: AUTO and OFF build for the CPU, ON says so.
+set(WEFT_HAVE_CUDA OFF)
+if(WEFT_ENABLE_CUDA STREQUAL "ON")
+  message(FATAL_ERROR "WEFT_ENABLE_CUDA=ON, but this version of Weft has no CUDA backend; use AUTO or OFF")
+endif()

@@ -1,0 +1,40 @@
+# weft_add_library(<folder> SOURCES ... [LINKS <weft targets>...] [PRIVATE_LINKS ...])
+# One static (or shared, with BUILD_SHARED_LIBS) library per folder: target weft_<folder>, alias weft::<folder>,
+# public headers under <folder>/include, private headers beside the sources.
+function(weft_add_library folder)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  set(target weft_${folder})
+  add_library(${target} ${ARG_SOURCES})
+  add_library(weft::${folder} ALIAS ${target})
+  target_include_directories(
+    ${target}
+    PUBLIC $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include>
+           $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+    PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_link_libraries(${target} PUBLIC ${ARG_LINKS} PRIVATE $<BUILD_INTERFACE:weft_flags> ${ARG_PRIVATE_LINKS})
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${folder} VERSION ${PROJECT_VERSION})
+  install(TARGETS ${target} EXPORT weftTargets)
+  install(DIRECTORY include/ DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+endfunction()
+
+# weft_add_test(<name> SOURCES ... [LINKS ...] [LABELS ...])
+# One GoogleTest binary; every case becomes a CTest test. Cases whose suite name starts with Slow get the label
+# "slow" as well, so that `ctest -LE slow` is the quick run.
+function(weft_add_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS cpu)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LINKS} weft_flags weft_test_support GTest::gtest GTest::gmock GTest::gtest_main)
+  # Tests are compiled for quick building; the libraries under test keep their full optimisation.
+  target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
+  gtest_discover_tests(${name} TEST_FILTER -*Slow* PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+                       DISCOVERY_TIMEOUT 60)
+  gtest_discover_tests(${name} TEST_FILTER *Slow* TEST_LIST ${name}_slow_TESTS
+                       PROPERTIES LABELS "${ARG_LABELS};slow" TIMEOUT 1500 DISCOVERY_TIMEOUT 60)
+endfunction()

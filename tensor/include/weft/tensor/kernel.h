@@ -1,0 +1,36 @@
+#pragma once
+
+#include "weft/tensor/check.h"
+#include "weft/tensor/device.h"
+
+/// Names the CUDA launcher of a kernel where the CUDA backend is built, and a null pointer
+/// elsewhere, so that no list of stubs has to be kept.
+#ifdef WEFT_HAVE_CUDA
+#define WEFT_CUDA_KERNEL(function) (&function)
+#else
+#define WEFT_CUDA_KERNEL(function) nullptr
+#endif
+
+namespace weft {
+
+/// One kernel of an op: its name and a launcher per device. Constants of this type stand in the
+/// op's host file:
+///   constexpr Kernel<void(const SoftmaxParams&, Stream)> kSoftmaxForward{
+///       "softmax", &softmax_forward_cpu, WEFT_CUDA_KERNEL(softmax_forward_cuda)};
+/// and are called as kSoftmaxForward(device)(params, current_stream(device)).
+template <class Launcher>
+struct Kernel {
+  const char* op;
+  Launcher* cpu;
+  Launcher* cuda;
+
+  Launcher* operator()(Device device) const {
+    Launcher* launcher = device.is_cpu() ? cpu : cuda;
+    WEFT_CHECK(launcher != nullptr, NotImplementedError,
+               "{}: no kernel for {}; there is one for {}", op, device,
+               device.is_cpu() ? "cuda" : "cpu");
+    return launcher;
+  }
+};
+
+}  // namespace weft

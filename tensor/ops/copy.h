@@ -1,0 +1,13 @@
+#pragma once
+
+#include "weft/tensor/stream.h"
+#include "weft/tensor/tensor.h"
+
+namespace weft {
+
+/// Launchers behind Tensor::copy_ and Tensor::fill_. `source` has the shape of `destination`; types
+/// may differ.
+void copy_cpu(const Tensor& source, Tensor& destination, Stream stream);
+void fill_cpu(Tensor& destination, double value, Stream stream);
+
+}  // namespace weft
