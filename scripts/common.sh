@@ -1,0 +1,48 @@
+# Shared by the scripts of this folder; source it, do not run it.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034  # read by the scripts that source this file
+jobs=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+me=$(basename "$0")
+
+# say TEXT...: one line of progress; results go to stdout, everything else to stderr.
+say() { printf '== %s\n' "$*" >&2; }
+
+# die [-STATUS] TEXT...: the reason, then out (status 1 unless given).
+die() {
+  local status=1
+  if [[ "${1-}" =~ ^-[0-9]+$ ]]; then
+    status=${1#-}
+    shift
+  fi
+  printf '%s: error: %s\n' "$me" "$*" >&2
+  exit "$status"
+}
+
+# usage_error TEXT...: exits 2, as every usage error of the project.
+usage_error() { die -2 "$* (see $me --help)"; }
+
+# print_help: the comment block at the top of the calling script, without its first line and its '#'.
+print_help() { sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p; }' "$0"; }
+
+# minutes SECONDS: 75 -> 1m15s
+minutes() { printf '%dm%02ds' "$(($1 / 60))" "$(($1 % 60))"; }
+
+# configure_release BUILD_DIR [CMAKE ARGUMENTS...]: quiet unless it fails; the summary of what was found is shown.
+configure() {
+  local dir=$1 log
+  shift
+  mkdir -p "$dir"
+  log=$dir/configure.log
+  local generator=()
+  if [[ ! -e $dir/CMakeCache.txt ]] && command -v ninja >/dev/null; then generator=(-G Ninja); fi
+  if ! cmake -S "$root" -B "$dir" "${generator[@]}" "$@" >"$log" 2>&1; then
+    cat "$log" >&2
+    die "configuring failed; the log is $log"
+  fi
+  sed -n '/^-- Weft /,/^-- $/ s/^-- //p' "$log" >&2
+}
+
+# in_path COMMAND: as command -v, without output.
+in_path() { command -v "$1" >/dev/null 2>&1; }
