@@ -78,6 +78,19 @@ uint64_t file_size(int descriptor, const std::filesystem::path& path) {
   return static_cast<uint64_t>(status.st_size);
 }
 
+std::string read_small_file(const std::filesystem::path& path, uint64_t limit) {
+  const FileDescriptor file = open_for_reading(path);
+  const uint64_t size = file_size(file.get(), path);
+  WEFT_CHECK(size <= limit, IoError, "cannot read '{}': {} bytes, at most {} are taken",
+             path.string(), size, limit);
+  std::string text(size, '\0');
+  const int64_t got = read_at(file.get(), text.data(), text.size(), 0);
+  WEFT_CHECK(got >= 0, IoError, "cannot read '{}': {}", path.string(),
+             error_text(static_cast<int>(-got)));
+  text.resize(static_cast<size_t>(got));
+  return text;
+}
+
 int write_fully(int descriptor, const void* data, size_t bytes, int64_t position) noexcept {
   const FileSizeSignalGuard guard;
   const auto* next = static_cast<const char*>(data);

@@ -33,6 +33,9 @@ std::string error_text(int error_number);
 /// Opens a regular file for reading. Throws IoError: missing, unreadable, a folder or a device.
 FileDescriptor open_for_reading(const std::filesystem::path& path);
 
+/// The whole of a file of at most `limit` bytes. Throws IoError.
+std::string read_small_file(const std::filesystem::path& path, uint64_t limit = uint64_t{1} << 28);
+
 /// Size of an open file. Throws IoError naming `path`.
 uint64_t file_size(int descriptor, const std::filesystem::path& path);
 
