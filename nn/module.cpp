@@ -56,8 +56,8 @@ void Module::visit_from(const std::string& prefix,
   for (Child& child : children_) child.module->visit_from(join(prefix, child.name), visit);
 }
 
-std::vector<NamedParameter> Module::named_parameters() const {
-  std::vector<NamedParameter> all;
+NamedParameters Module::named_parameters() const {
+  NamedParameters all;
   std::unordered_set<const void*> seen;
   const_cast<Module*>(this)->visit([&](const std::string& prefix, Module& module) {
     for (const NamedParameter& own : module.parameters_) {

@@ -8,25 +8,17 @@
 #include <utility>
 #include <vector>
 
+#include "weft/autograd/named_parameter.h"
 #include "weft/autograd/variable.h"
 #include "weft/tensor/generator.h"
+#include "weft/tensor/named_tensor.h"
 #include "weft/tensor/tensor.h"
 
 namespace weft::nn {
 
+using autograd::NamedParameter;
+using autograd::NamedParameters;
 using autograd::Variable;
-
-/// A tensor with its dotted name, as in "model.layers.0.self_attn.q_proj.weight".
-struct NamedTensor {
-  std::string name;
-  Tensor tensor;
-};
-using StateDict = std::vector<NamedTensor>;
-
-struct NamedParameter {
-  std::string name;
-  Variable parameter;
-};
 
 /// Base of layers and models: a tree of named parameters (learned), buffers (saved, not learned)
 /// and child modules. A module owns its children; it is neither copied nor moved.
@@ -43,7 +35,7 @@ class Module {
 
   /// All parameters of the tree in order of registration, names dotted. A parameter that several
   /// modules share is listed once, under its first name.
-  std::vector<NamedParameter> named_parameters() const;
+  NamedParameters named_parameters() const;
   std::vector<Variable> parameters() const;
   int64_t num_parameters() const;
   /// Throws ConfigError when there is none of this name.
@@ -105,7 +97,7 @@ class Module {
   void print(std::string& text, const std::string& name, int depth) const;
 
   std::string type_name_;
-  std::vector<NamedParameter> parameters_;
+  NamedParameters parameters_;
   std::vector<Buffer> buffers_;
   std::vector<Child> children_;
   bool training_ = true;

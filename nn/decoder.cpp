@@ -1,0 +1,220 @@
+#include "weft/nn/decoder.h"
+
+#include <cmath>
+#include <utility>
+
+#include "weft/autograd/checkpoint.h"
+#include "weft/autograd/functions/arithmetic.h"
+#include "weft/autograd/functions/cross_entropy.h"
+#include "weft/autograd/functions/dropout.h"
+#include "weft/autograd/functions/linear.h"
+#include "weft/autograd/functions/view.h"
+#include "weft/tensor/check.h"
+
+namespace weft::nn {
+namespace {
+
+/// The part of the tree that Hugging Face calls "model": a container, so that the names agree.
+class DecoderBody final : public Module {
+ public:
+  DecoderBody() : Module("Decoder") {}
+  using Module::adopt_module;
+  using Module::register_module;
+};
+
+class ModuleList final : public Module {
+ public:
+  ModuleList() : Module("ModuleList") {}
+  using Module::adopt_module;
+};
+
+double residual_std(const DecoderConfig& config) {
+  return config.init_std / std::sqrt(2.0 * static_cast<double>(config.n_layers));
+}
+
+Variable maybe_dropout(const Variable& x, double p, Generator* generator) {
+  if (p == 0) return x;
+  WEFT_CHECK(generator != nullptr, ConfigError, "decoder: dropout {} needs a generator", p);
+  return autograd::dropout(x, p, *generator);
+}
+
+}  // namespace
+
+void validate(const DecoderConfig& config) {
+  const auto positive = [](const char* name, int64_t value) {
+    WEFT_CHECK(value >= 1, ConfigError, "decoder: {} must be at least 1, got {}", name, value);
+  };
+  positive("vocab_size", config.vocab_size);
+  positive("n_layers", config.n_layers);
+  positive("d_model", config.d_model);
+  positive("d_ff", config.d_ff);
+  WEFT_CHECK(config.norm_eps > 0, ConfigError, "decoder: norm_eps must be positive, got {}",
+             config.norm_eps);
+  WEFT_CHECK(config.dropout >= 0 && config.dropout < 1, ConfigError,
+             "decoder: dropout must lie in [0, 1), got {}", config.dropout);
+  WEFT_CHECK(config.init_std > 0, ConfigError, "decoder: init_std must be positive, got {}",
+             config.init_std);
+  WEFT_CHECK(is_floating(config.compute_dtype), ConfigError,
+             "decoder: compute_dtype must be a floating type, got {}", config.compute_dtype);
+}
+
+DecoderBlock::DecoderBlock(const DecoderConfig& config, std::unique_ptr<SequenceMixer> mixer,
+                           Generator& generator)
+    : Module("DecoderBlock"),
+      input_layernorm_(
+          register_module<RMSNorm>("input_layernorm", config.d_model, config.norm_eps)),
+      mixer_(adopt_module("self_attn", std::move(mixer))),
+      post_attention_layernorm_(
+          register_module<RMSNorm>("post_attention_layernorm", config.d_model, config.norm_eps)),
+      mlp_(register_module<SwigluMlp>(
+          "mlp", config.d_model, config.d_ff, generator,
+          MlpInit{.std = config.init_std, .output_std = residual_std(config)})) {}
+
+namespace {
+
+/// norm(stream + pending), and the sum as the new stream.
+RMSNorm::WithResidual add_and_norm(RMSNorm& norm, const DecoderBlock::Residual& x) {
+  if (!x.pending.defined()) return {x.stream, norm.forward(x.stream)};
+  return norm.forward_with_residual(x.pending, x.stream);
+}
+
+}  // namespace
+
+DecoderBlock::Residual DecoderBlock::forward(const Residual& x, const MixerContext& context,
+                                             double dropout) {
+  const auto [stream, normed] = add_and_norm(input_layernorm_, x);
+  const Variable mixed = maybe_dropout(mixer_.forward(normed, context), dropout, context.generator);
+  const auto [after_mixer, normed_again] = add_and_norm(post_attention_layernorm_, {stream, mixed});
+  return {after_mixer, maybe_dropout(mlp_.forward(normed_again), dropout, context.generator)};
+}
+
+DecoderBlock::Residual DecoderBlock::prefill(const Residual& x, MixerCache& cache) {
+  const auto [stream, normed] = add_and_norm(input_layernorm_, x);
+  const Variable mixed =
+      normed.size(1) == 1 ? mixer_.step(normed, cache) : mixer_.prefill(normed, cache);
+  const auto [after_mixer, normed_again] = add_and_norm(post_attention_layernorm_, {stream, mixed});
+  return {after_mixer, mlp_.forward(normed_again)};
+}
+
+int64_t DecoderCache::bytes() const {
+  int64_t total = 0;
+  for (const auto& layer : layers_) total += layer->bytes();
+  return total;
+}
+
+void DecoderCache::reset() {
+  for (const auto& layer : layers_) layer->reset();
+}
+
+DecoderLM::DecoderLM(const DecoderConfig& config, const MixerFactory& mixers, Generator& generator)
+    : Module("DecoderLM"), config_(config) {
+  validate(config);
+  auto& body = register_module<DecoderBody>("model");
+  embed_tokens_ = &body.register_module<Embedding>("embed_tokens", config.vocab_size,
+                                                   config.d_model, generator, config.init_std);
+  auto& layers = body.adopt_module("layers", std::make_unique<ModuleList>());
+  for (int layer = 0; layer < config.n_layers; ++layer) {
+    std::unique_ptr<SequenceMixer> mixer = mixers(layer);
+    WEFT_CHECK(mixer != nullptr, ConfigError,
+               "decoder: the mixer factory gave nothing for layer {}", layer);
+    blocks_.push_back(
+        &layers.adopt_module(std::to_string(layer),
+                             std::make_unique<DecoderBlock>(config, std::move(mixer), generator)));
+  }
+  norm_ = &body.register_module<RMSNorm>("norm", config.d_model, config.norm_eps);
+  if (!config.tie_embeddings) {
+    lm_head_ = &register_module<Linear>("lm_head", config.d_model, config.vocab_size, generator,
+                                        LinearOptions{.bias = false, .init_std = config.init_std});
+  }
+}
+
+Variable DecoderLM::embed(const Tensor& tokens) {
+  WEFT_CHECK(tokens.defined() && tokens.rank() == 2, ShapeError,
+             "decoder: tokens must be [B, T], got {}", tokens);
+  return autograd::to(embed_tokens_->forward(tokens), config_.compute_dtype);  // [B, T, E]
+}
+
+Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {
+  const double dropout = training() ? config_.dropout : 0.0;
+  const MixerContext context{.position = 0, .generator = generator};
+  DecoderBlock::Residual x{maybe_dropout(embed(tokens), dropout, generator), {}};
+  for (DecoderBlock* block : blocks_) {
+    if (config_.recompute == Recompute::none || !autograd::grad_enabled()) {
+      x = block->forward(x, context, dropout);
+      continue;
+    }
+    std::vector<Variable> inputs = {x.stream};
+    if (x.pending.defined()) inputs.push_back(x.pending);
+    std::vector<Generator*> generators;
+    if (generator != nullptr) generators.push_back(generator);
+    const auto outputs = autograd::checkpoint(
+        [block, context, dropout](const std::vector<Variable>& in) -> std::vector<Variable> {
+          const auto [stream, pending] =
+              block->forward({in[0], in.size() > 1 ? in[1] : Variable()}, context, dropout);
+          return {stream, pending};
+        },
+        inputs, generators);
+    x = {outputs[0], outputs[1]};
+  }
+  return add_and_norm(*norm_, x).normed;
+}
+
+Variable DecoderLM::head_weight() const {
+  return lm_head_ != nullptr ? lm_head_->weight : embed_tokens_->weight;
+}
+
+Variable DecoderLM::logits(const Tensor& tokens, Generator* generator) {
+  const Variable raw = autograd::linear(hidden_states(tokens, generator), head_weight(), {});
+  return raw.dtype() == DType::f64 ? raw : autograd::to(raw, DType::f32);
+}
+
+Variable DecoderLM::loss(const Tensor& tokens, const Tensor& targets, Generator* generator) {
+  WEFT_CHECK(targets.defined() && targets.shape() == tokens.shape(), ShapeError,
+             "decoder: targets {} must have the shape of tokens {}", targets, tokens);
+  const Variable hidden = hidden_states(tokens, generator);
+  return autograd::linear_cross_entropy(autograd::reshape(hidden, {-1, config_.d_model}),
+                                        head_weight(), targets.reshape({-1}));
+}
+
+DecoderCache DecoderLM::make_cache(int64_t batch, int64_t capacity) const {
+  WEFT_CHECK(batch >= 1 && capacity >= 1, ConfigError,
+             "make_cache: needs at least 1 sequence and 1 token, got {} and {}", batch, capacity);
+  std::vector<std::unique_ptr<MixerCache>> layers;
+  for (const DecoderBlock* block : blocks_) {
+    layers.push_back(
+        block->mixer().make_cache(batch, capacity, config_.compute_dtype, head_weight().device()));
+  }
+  return DecoderCache(std::move(layers));
+}
+
+Tensor DecoderLM::prefill(const Tensor& tokens, DecoderCache& cache) {
+  const autograd::NoGradGuard no_grad;
+  const Variable embedded = embed(tokens);
+  WEFT_CHECK(tokens.size(1) >= 1, ShapeError, "prefill: needs at least 1 token, got {}", tokens);
+  WEFT_CHECK(cache.length() + tokens.size(1) <= cache.capacity(), ShapeError,
+             "prefill: {} tokens cached and {} more exceed the capacity of {}", cache.length(),
+             tokens.size(1), cache.capacity());
+  DecoderBlock::Residual x{embedded, {}};
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    x = blocks_[i]->prefill(x, cache.layer(static_cast<int>(i)));
+  const auto last = [](const Variable& v) {
+    return Variable(v.data().slice(1, -1, v.size(1)).contiguous());
+  };
+  const Variable normed =
+      add_and_norm(*norm_, {last(x.stream), last(x.pending)}).normed;  // [B, 1, E]
+  const Tensor logits = autograd::linear(normed, head_weight(), {}).data().select(1, 0);
+  return logits.dtype() == DType::f64 ? logits : logits.to(DType::f32);
+}
+
+double DecoderLM::training_flops_per_token(int64_t sequence_length) const {
+  double forward = 0;
+  for (const DecoderBlock* block : blocks_) {
+    forward +=
+        block->mixer().forward_cost(sequence_length).total() / static_cast<double>(sequence_length);
+    forward += 6.0 * static_cast<double>(config_.d_model) * static_cast<double>(config_.d_ff);
+  }
+  forward += 2.0 * static_cast<double>(config_.d_model) * static_cast<double>(config_.vocab_size);
+  return 3.0 * forward;
+}
+
+}  // namespace weft::nn

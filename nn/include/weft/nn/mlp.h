@@ -1,0 +1,39 @@
+#pragma once
+
+#include "weft/nn/linear.h"
+#include "weft/nn/module.h"
+
+namespace weft::nn {
+
+/// Standard deviations of the initial weights of an MLP.
+struct MlpInit {
+  double std = 0.02;
+  double output_std = 0.02;  ///< of the projection that writes to the residual stream
+};
+
+/// down(silu(gate(x)) * up(x)) (Shazeer, "GLU variants improve transformer", 2020). Children
+/// gate_proj, up_proj [hidden, features] and down_proj [features, hidden], without biases, as in
+/// Hugging Face's Llama.
+class SwigluMlp final : public Layer {
+ public:
+  SwigluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {});
+  Variable forward(const Variable& x) override;
+
+ private:
+  Linear& gate_proj_;
+  Linear& up_proj_;
+  Linear& down_proj_;
+};
+
+/// down(gelu(up(x))) with biases. Children up_proj and down_proj.
+class GeluMlp final : public Layer {
+ public:
+  GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {});
+  Variable forward(const Variable& x) override;
+
+ private:
+  Linear& up_proj_;
+  Linear& down_proj_;
+};
+
+}  // namespace weft::nn
