@@ -258,7 +258,7 @@ TEST(Variable, OnlyFloatingLeavesAskForGradients) {
   Variable y = plus(leaf({1}), leaf({2}));
   EXPECT_THROW(y.set_requires_grad(false), AutogradError);
   EXPECT_THROW(y.set_data(ones({1}, DType::f64)), AutogradError);
-  EXPECT_THROW(Variable(Tensor()), AutogradError);
+  EXPECT_THROW(Variable{Tensor()}, AutogradError);
 }
 
 TEST(ReduceToShape, SumsWhatBroadcastingStretched) {
