@@ -1,6 +1,7 @@
 # Every switch of the build, with its default.
 option(WEFT_BUILD_TESTS "Build the test suite" ON)
 option(WEFT_BUILD_BENCHMARKS "Build the benchmarks" ON)
+option(WEFT_BUILD_PEERS "Build the yardsticks of benchmarks/peers (needs libtorch)" OFF)
 option(WEFT_NATIVE "Compile for the CPU of the building machine (turn off to build packages)" ON)
 option(WEFT_WERROR "Treat compiler warnings as errors" OFF)
 set(WEFT_ENABLE_CUDA "AUTO" CACHE STRING "Build the CUDA backend: AUTO, ON or OFF")
