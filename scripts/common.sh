@@ -29,7 +29,7 @@ print_help() { sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p; }' "$0"; }
 # minutes SECONDS: 75 -> 1m15s
 minutes() { printf '%dm%02ds' "$(($1 / 60))" "$(($1 % 60))"; }
 
-# configure_release BUILD_DIR [CMAKE ARGUMENTS...]: quiet unless it fails; the summary of what was found is shown.
+# configure BUILD_DIR [CMAKE ARGUMENTS...]: quiet unless it fails; the summary of what was found is shown.
 configure() {
   local dir=$1 log
   shift
@@ -46,3 +46,10 @@ configure() {
 
 # in_path COMMAND: as command -v, without output.
 in_path() { command -v "$1" >/dev/null 2>&1; }
+
+# find_weft BUILD_DIR: the path of the program.
+find_weft() {
+  local program=$1/apps/weft
+  [[ -x $program ]] || die "there is no program at $program"
+  printf '%s\n' "$program"
+}

@@ -1,0 +1,173 @@
+#!/usr/bin/env bash
+# Times whole training steps on the CPU: Weft and libtorch by turns in one run, so that their ratio holds even where
+# the machine is shared and its speed drifts. Writes benchmarks/results/<date>-<machine>-cpu-step.json and prints a
+# table. Takes about ten minutes on 2 cores; nothing else should run meanwhile.
+#
+#   scripts/bench.sh [--no-install] [--build-dir DIR] [--machine NAME] [--cases LIST] [--rounds N] [--steps N] [--out FILE]
+#
+#   --machine NAME   the name in the result (default: made from the CPU's)
+#   --cases LIST     of d192,d384,d768 (default: all)
+#   --rounds N       how often each program takes its turn (default 3); the medians count
+#   --steps N        timed steps a turn, after 2 of warm-up (default 5)
+#   --out FILE       where to write (default: see above)
+#   --build-dir DIR  where to build (default: build)
+#   --no-install     install nothing
+#   -h, --help       this text
+#
+# benchmarks/README.md says how the numbers are taken. Example: scripts/bench.sh --cases d192 --rounds 1
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+command_line="scripts/bench.sh${*:+ $*}"
+build=$root/build
+setup=()
+machine=
+cases=d192,d384,d768
+rounds=3
+steps=5
+out=
+while (($#)); do
+  case $1 in
+    --no-install) setup=(--no-install) ;;
+    --build-dir | --machine | --cases | --rounds | --steps | --out)
+      (($# > 1)) || usage_error "$1 needs a value"
+      case $1 in
+        --build-dir) build=$2 ;;
+        --machine) machine=$2 ;;
+        --cases) cases=$2 ;;
+        --rounds) rounds=$2 ;;
+        --steps) steps=$2 ;;
+        --out) out=$2 ;;
+      esac
+      shift
+      ;;
+    -h | --help) print_help && exit 0 ;;
+    *) usage_error "unknown argument '$1'" ;;
+  esac
+  shift
+done
+[[ $rounds =~ ^[1-9][0-9]*$ && $steps =~ ^[1-9][0-9]*$ ]] || usage_error "--rounds and --steps must be positive"
+
+# The three models of docs/performance.md; T = 256 everywhere.
+shape_of() {
+  case $1 in
+    d192) echo "--n-layers 6 --d-model 192 --n-heads 6 --d-ff 512 --vocab-size 256 --seq-len 256 --batch-size 16" ;;
+    d384) echo "--n-layers 6 --d-model 384 --n-heads 6 --d-ff 1024 --vocab-size 256 --seq-len 256 --batch-size 8" ;;
+    d768) echo "--n-layers 12 --d-model 768 --n-heads 12 --d-ff 2048 --vocab-size 50304 --seq-len 256 --batch-size 2" ;;
+    *) usage_error "there is no case '$1'; allowed are d192, d384, d768" ;;
+  esac
+}
+IFS=, read -ra case_list <<<"$cases"
+for name in "${case_list[@]}"; do shape_of "$name" >/dev/null; done
+
+"$root/scripts/setup.sh" --with peers ${setup[@]+"${setup[@]}"} || exit 1
+say "configuring and building in $build"
+configure "$build" -DCMAKE_BUILD_TYPE=Release -DWEFT_BUILD_PEERS=ON
+cmake --build "$build" --parallel "$jobs" --target weft libtorch_cpu_step >"$build/bench-build.log" ||
+  { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
+weft=$(find_weft "$build")
+peer=$build/benchmarks/peers/libtorch_cpu_step
+
+# Each program in its own best light. OpenBLAS does not know every CPU and then falls back to code without vectors
+# wider than 128 bits, so libtorch is given the fastest of the cores that this CPU can run; and glibc's allocator is
+# told to keep freed memory, which spares libtorch many page faults and costs it some peak memory.
+flags=" $(sed -n '/^flags/{s/^[^:]*://p;q}' /proc/cpuinfo) "
+core=
+if [[ $flags == *' avx512bw '* && $flags == *' avx512vl '* ]]; then
+  core=SkylakeX
+elif [[ $flags == *' avx2 '* && $flags == *' fma '* ]]; then
+  core=Haswell
+fi
+unset OPENBLAS_CORETYPE
+keep_memory=(MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 MALLOC_TOP_PAD_=67108864)
+
+# one_line: JSON from standard input without line ends.
+one_line() { tr -d '\n' | sed 's/^ *//; s/  */ /g'; }
+
+rows=$(mktemp)
+trap 'rm -f "$rows"' EXIT
+# turn CASE ROUND PROGRAM COMMAND...: runs the command, appends "case round program json" to the rows.
+turn() {
+  local name=$1 round=$2 program=$3 json
+  shift 3
+  json=$("$@" | one_line) || die "failed: $*"
+  printf '%s\t%s\t%s\t%s\n' "$name" "$round" "$program" "$json" >>"$rows"
+  say "$name round $round $program: $(number tokens_per_s <<<"$json") tok/s, $(number peak_bytes <<<"$json") bytes"
+}
+# number KEY: the number behind "KEY": in JSON from standard input.
+number() { grep -oE "\"$1\": *[-+.0-9eE]+" | head -n 1 | sed 's/.*: *//'; }
+
+for ((round = 1; round <= rounds; ++round)); do
+  for name in "${case_list[@]}"; do
+    read -ra shape <<<"$(shape_of "$name")"
+    timing=(--steps "$steps" --warmup 2)
+    turn "$name" "$round" weft-f32 "$weft" bench step --device cpu --dtype f32 "${shape[@]}" "${timing[@]}" --format json
+    turn "$name" "$round" libtorch-as-installed "$peer" "${shape[@]}" "${timing[@]}"
+    turn "$name" "$round" weft-bf16 "$weft" bench step --device cpu --dtype bf16 "${shape[@]}" "${timing[@]}" --format json
+    turn "$name" "$round" libtorch-best-blas env ${core:+OPENBLAS_CORETYPE=$core} "$peer" "${shape[@]}" "${timing[@]}"
+    turn "$name" "$round" libtorch-best env ${core:+OPENBLAS_CORETYPE=$core} "${keep_memory[@]}" "$peer" "${shape[@]}" "${timing[@]}"
+  done
+done
+
+# Medians over the rounds, and ratios against the fastest libtorch (speed) and the leanest (memory) of the same case.
+summary=$(
+  while IFS=$'\t' read -r name _ program json; do
+    printf '%s %s %s %s\n' "$name" "$program" "$(number tokens_per_s <<<"$json")" "$(number peak_bytes <<<"$json")"
+  done <"$rows" | awk '
+    function median(list,   n, i, j, t, v) {
+      n = split(list, v, " ")
+      for (i = 1; i <= n; i++) for (j = i + 1; j <= n; j++) if (v[j] + 0 < v[i] + 0) { t = v[i]; v[i] = v[j]; v[j] = t }
+      return n % 2 ? v[(n + 1) / 2] : (v[n / 2] + v[n / 2 + 1]) / 2
+    }
+    { key = $1 " " $2; if (!(key in speed)) order[++count] = key
+      speed[key] = speed[key] " " $3; memory[key] = memory[key] " " $4 }
+    END {
+      for (i = 1; i <= count; i++) {
+        key = order[i]; split(key, part, " "); s[key] = median(speed[key]); m[key] = median(memory[key])
+        if (part[2] ~ /^libtorch/) {
+          if (s[key] > best[part[1]]) best[part[1]] = s[key]
+          if (!(part[1] in lean) || m[key] < lean[part[1]]) lean[part[1]] = m[key]
+        }
+      }
+      for (i = 1; i <= count; i++) {
+        key = order[i]; split(key, part, " ")
+        printf "%s %s %.1f %.3f %.0f %.3f\n", part[1], part[2], s[key], s[key] / best[part[1]], m[key], m[key] / lean[part[1]]
+      }
+    }'
+)
+
+cpu=$(sed -n '/^model name/{s/^[^:]*: *//p;q}' /proc/cpuinfo)
+if [[ -z $machine ]]; then
+  machine=$(tr '[:upper:]' '[:lower:]' <<<"$cpu" | sed -E 's/\((r|tm)\)//g; s/(processor|cpu)//g; s/@//g; s/[^a-z0-9.]+/-/g; s/^-|-$//g')-$jobs-cores
+fi
+date=$(date -u +%Y-%m-%d)
+out=${out:-$root/benchmarks/results/$date-$machine-cpu-step.json}
+revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+if [[ -n $(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null) ]]; then revision+=-dirty; fi
+package_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo unknown; }
+memory_bytes=$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) * 1024))
+
+mkdir -p "$(dirname "$out")"
+{
+  printf '{\n  "benchmark": "cpu-step",\n  "date": "%s",\n  "revision": "%s",\n  "command": "%s",\n' \
+    "$date" "$revision" "$command_line"
+  printf '  "machine": {"name": "%s", "cpu": "%s", "cores": %s, "memory_bytes": %s, "system": "%s", "kernel": "%s"},\n' \
+    "$machine" "$cpu" "$jobs" "$memory_bytes" "$(. /etc/os-release && echo "$PRETTY_NAME")" "$(uname -r)"
+  printf '  "versions": {"compiler": "%s", "openblas": "%s", "onednn": "%s", "libtorch": "%s"},\n' \
+    "$(c++ --version | head -n 1)" "$(package_version libopenblas0-pthread)" "$(package_version libdnnl-dev)" \
+    "$(package_version libtorch-dev)"
+  printf '  "environment": {"libtorch-best-blas": "%s", "libtorch-best": "%s"},\n' \
+    "${core:+OPENBLAS_CORETYPE=$core}" "${core:+OPENBLAS_CORETYPE=$core }${keep_memory[*]}"
+  printf '  "summary": [\n'
+  awk '{ printf "%s    {\"case\": \"%s\", \"program\": \"%s\", \"tokens_per_s\": %s, \"speed_ratio\": %s, \"peak_bytes\": %s, \"memory_ratio\": %s}", sep, $1, $2, $3, $4, $5, $6; sep = ",\n" } END { print "" }' <<<"$summary"
+  printf '  ],\n  "rows": [\n'
+  awk -F '\t' '{ printf "%s    {\"case\": \"%s\", \"round\": %s, \"program\": \"%s\", \"result\": %s}", sep, $1, $2, $3, $4; sep = ",\n" } END { print "" }' "$rows"
+  printf '  ]\n}\n'
+} >"$out.partial"
+mv -f "$out.partial" "$out"
+
+{
+  printf '%-5s %-22s %10s %7s %10s %7s\n' case program tok/s ratio peak/MiB ratio
+  awk '{ printf "%-5s %-22s %10.1f %7.2f %10.0f %7.2f\n", $1, $2, $3, $4, $5 / 1048576, $6 }' <<<"$summary"
+}
+say "written to $out"
