@@ -92,4 +92,48 @@ void sum_partials_cpu(const Tensor& partials, Tensor& total) {
   }
 }
 
+void check_row_input(const char* op, const Tensor& x) {
+  WEFT_CHECK(x.defined(), ShapeError, "{}: x is undefined", op);
+  WEFT_CHECK(is_floating(x.dtype()), DTypeError, "{}: x must be of a floating type, got {}", op, x);
+  WEFT_CHECK(x.rank() >= 1 && x.size(-1) >= 1, ShapeError,
+             "{}: x must have a last axis of at least 1, got {}", op, x);
+}
+
+void check_row_weight(const char* op, const char* name, const Tensor& weight, const Tensor& x) {
+  WEFT_CHECK(weight.defined() && weight.rank() == 1 && weight.size(0) == x.size(-1), ShapeError,
+             "{}: {} must have shape [{}] for x {}, got {}", op, name, x.size(-1), x, weight);
+  WEFT_CHECK(weight.dtype() == x.dtype() || weight.dtype() == accumulator_of(x.dtype()), DTypeError,
+             "{}: {} must be {} or of the type of x {}, got {}", op, name,
+             accumulator_of(x.dtype()), x, weight);
+  WEFT_CHECK(weight.device() == x.device(), DeviceError, "{}: x {}, {} {}", op, x, name, weight);
+}
+
+void check_same_kind(const char* op, const char* name, const Tensor& tensor, const char* other_name,
+                     const Tensor& other) {
+  WEFT_CHECK(tensor.defined() && tensor.shape() == other.shape(), ShapeError,
+             "{}: {} must have the shape of {} {}, got {}", op, name, other_name, other, tensor);
+  WEFT_CHECK(tensor.dtype() == other.dtype(), DTypeError,
+             "{}: {} must have the type of {} {}, got {}", op, name, other_name, other, tensor);
+  WEFT_CHECK(tensor.device() == other.device(), DeviceError, "{}: {} {}, {} {}", op, other_name,
+             other, name, tensor);
+}
+
+void check_row_statistic(const char* op, const char* name, const Tensor& statistic,
+                         const Tensor& x) {
+  const Shape shape = without_last_axis(x.shape());
+  const DType dtype = accumulator_of(x.dtype());
+  WEFT_CHECK(statistic.defined() && statistic.shape() == shape && statistic.dtype() == dtype,
+             ShapeError, "{}: {} must be {} {} for x {}, got {}", op, name, shape, dtype, x,
+             statistic);
+}
+
+DType accumulator_of(DType dtype) {
+  return dtype == DType::f64 ? DType::f64 : DType::f32;
+}
+
+Shape without_last_axis(Shape shape) {
+  shape.erase(shape.rank() - 1);
+  return shape;
+}
+
 }  // namespace weft

@@ -32,4 +32,21 @@ int64_t row_grain(int64_t length);
 /// Sums the rows of `partials` [blocks, length] (f32 or f64) in their order into `total` [length].
 void sum_partials_cpu(const Tensor& partials, Tensor& total);
 
+// Checks of the user functions over rows; `op` and `name` go into the error.
+
+/// A floating tensor with a last axis of at least one element.
+void check_row_input(const char* op, const Tensor& x);
+/// [length of x's last axis], of x's type or f32 (f64 for f64).
+void check_row_weight(const char* op, const char* name, const Tensor& weight, const Tensor& x);
+/// `tensor` has the shape, type and device of `other`.
+void check_same_kind(const char* op, const char* name, const Tensor& tensor, const char* other_name,
+                     const Tensor& other);
+/// A statistic of every row: x's shape without the last axis, of accumulator_of(x).
+void check_row_statistic(const char* op, const char* name, const Tensor& statistic,
+                         const Tensor& x);
+
+/// The type in which sums over elements of this type are kept.
+DType accumulator_of(DType dtype);
+Shape without_last_axis(Shape shape);
+
 }  // namespace weft

@@ -126,6 +126,19 @@ inline void store(T* to, Vec<accumulator_t<T>> value, Tail tail) {
   for (int lane = 0; lane < tail.count; ++lane) to[lane] = lanes[lane];
 }
 
+/// Zero in the lanes that do not exist, so that a sum leaves them out.
+template <class V>
+inline V keep(V value, Full) {
+  return value;
+}
+template <class V>
+inline V keep(V value, Tail tail) {
+  for (int lane = tail.count; lane < static_cast<int>(sizeof(V) / sizeof(value[0])); ++lane) {
+    value[lane] = 0;
+  }
+  return value;
+}
+
 /// The value after a trip through memory as T.
 template <class T>
 inline Vec<accumulator_t<T>> round_to(Vec<accumulator_t<T>> value) {
