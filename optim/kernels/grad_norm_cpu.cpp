@@ -1,0 +1,77 @@
+#include <array>
+#include <cmath>
+
+#include "weft/tensor/dispatch.h"
+
+#include "kernels/blocks.h"
+#include "kernels/grad_norm.h"
+
+namespace weft::optim {
+namespace {
+
+/// Lanes of partial sums in a fixed order, which the compiler keeps in vector registers.
+template <class T>
+double block_sum_of_squares(const T* values, int64_t count) {
+  constexpr int64_t kLanes = 32;
+  std::array<double, kLanes> lanes{};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double value = static_cast<double>(values[i + lane]);
+      lanes[static_cast<size_t>(lane)] += value * value;
+    }
+  }
+  for (int64_t lane = 0; i < count; ++i, ++lane) {
+    const double value = static_cast<double>(values[i]);
+    lanes[static_cast<size_t>(lane)] += value * value;
+  }
+  for (size_t width = kLanes / 2; width > 0; width /= 2)
+    for (size_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  return lanes[0];
+}
+
+template <class List>
+BlockList blocks_of_tensors(const List& tensors) {
+  BlockList blocks;
+  for (const Tensor& tensor : tensors) blocks.add(tensor.numel());
+  return blocks;
+}
+
+}  // namespace
+
+double sum_of_squares_cpu(std::span<const Tensor> tensors, Stream /*stream*/) {
+  const BlockList blocks = blocks_of_tensors(tensors);
+  std::vector<double> sums(static_cast<size_t>(blocks.num_blocks()));
+  blocks.for_each([&](size_t array, int64_t begin, int64_t end) {
+    const int64_t block = blocks.first_block(array) + begin / BlockList::kBlock;
+    dispatch_floating(tensors[array].dtype(), "grad_norm", [&]<class T>() {
+      sums[static_cast<size_t>(block)] =
+          block_sum_of_squares(tensors[array].data<T>() + begin, end - begin);
+    });
+  });
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+void scale_cpu(std::span<Tensor> tensors, double factor, Stream /*stream*/) {
+  blocks_of_tensors(tensors).for_each([&](size_t array, int64_t begin, int64_t end) {
+    dispatch_floating(tensors[array].dtype(), "clip_grad_norm", [&]<class T>() {
+      T* const values = tensors[array].data<T>();
+      const auto converted = static_cast<accumulator_t<T>>(factor);
+      for (int64_t i = begin; i < end; ++i)
+        values[i] = static_cast<T>(static_cast<accumulator_t<T>>(values[i]) * converted);
+    });
+  });
+}
+
+int64_t find_non_finite_cpu(const Tensor& tensor, Stream /*stream*/) {
+  return dispatch_floating(tensor.dtype(), "find_non_finite_grad", [&]<class T>() -> int64_t {
+    const T* const values = tensor.data<T>();
+    for (int64_t i = 0; i < tensor.numel(); ++i)
+      if (!std::isfinite(static_cast<accumulator_t<T>>(values[i]))) return i;
+    return -1;
+  });
+}
+
+}  // namespace weft::optim

@@ -1,0 +1,50 @@
+#include "weft/optim/sgd.h"
+
+#include <cmath>
+#include <utility>
+
+#include "weft/tensor/check.h"
+#include "weft/tensor/kernel.h"
+
+#include "kernels/sgd.h"
+
+namespace weft::optim {
+namespace {
+
+constexpr Kernel<void(const SgdParams&, Stream)> kSgd{"sgd", &sgd_cpu, WEFT_CUDA_KERNEL(sgd_cuda)};
+
+}  // namespace
+
+Sgd::Sgd(std::vector<ParameterGroup> groups, SgdOptions options)
+    : Optimizer("sgd"), options_(options) {
+  WEFT_CHECK(options.momentum >= 0 && options.momentum < 1, ConfigError,
+             "sgd: momentum must lie in [0, 1), got {}", options.momentum);
+  WEFT_CHECK(options.dampening >= 0 && options.dampening < 1, ConfigError,
+             "sgd: dampening must lie in [0, 1), got {}", options.dampening);
+  WEFT_CHECK(std::isfinite(options.weight_decay) && options.weight_decay >= 0, ConfigError,
+             "sgd: weight_decay must be finite and not negative, got {}", options.weight_decay);
+  WEFT_CHECK(!options.nesterov || (options.momentum > 0 && options.dampening == 0), ConfigError,
+             "sgd: nesterov needs momentum above 0 and dampening 0, got momentum {}, dampening {}",
+             options.momentum, options.dampening);
+  add_groups(std::move(groups), options.momentum > 0 ? std::vector<std::string>{"momentum_buffer"}
+                                                     : std::vector<std::string>{});
+}
+
+void Sgd::update(std::span<const Update> updates, double lr, double grad_scale) {
+  std::vector<SgdItem> items;
+  items.reserve(updates.size());
+  for (const Update& u : updates) {
+    const bool first = u.state->step == 1;
+    items.push_back({.parameter = u.parameter,
+                     .grad = u.grad,
+                     .momentum_buffer = options_.momentum > 0 ? u.state->values[0] : Tensor(),
+                     .lr = lr_of(*u.state, lr),
+                     .weight_decay = weight_decay_of(*u.state, options_.weight_decay),
+                     .keep = first ? 0 : options_.momentum,
+                     .take = first ? 1 : 1 - options_.dampening});
+  }
+  const Device device = updates.front().parameter.device();
+  kSgd(device)({items, options_.momentum, options_.nesterov, grad_scale}, current_stream(device));
+}
+
+}  // namespace weft::optim
