@@ -1,0 +1,39 @@
+#include "weft/autograd/functions/rms_norm.h"
+
+#include "weft/autograd/node.h"
+#include "weft/tensor/ops/rms_norm.h"
+
+namespace weft::autograd {
+
+Variable rms_norm(const Variable& x, const Variable& gain, double eps) {
+  RmsNormResult result = rms_norm_forward(x.data(), gain.data(), eps);
+  return record("rms_norm", result.y, {x, gain},
+                [x = SavedTensor(x.data()), gain = SavedTensor(gain.data()),
+                 inverse_rms = SavedTensor(result.inverse_rms),
+                 want_dgain = gain.requires_grad()](const Tensor& dy) -> std::vector<Tensor> {
+                  RmsNormGrads grads = rms_norm_backward(dy, x.get(), gain.get(), inverse_rms.get(),
+                                                         /*dsum=*/{}, want_dgain);
+                  return {grads.dx, grads.dgain};
+                });
+}
+
+RmsNormWithResidual rms_norm_residual(const Variable& x, const Variable& residual,
+                                      const Variable& gain, double eps) {
+  RmsNormResidualResult result =
+      weft::rms_norm_residual(x.data(), residual.data(), gain.data(), eps);
+  const auto outputs =
+      record("rms_norm_residual", {result.sum, result.y}, {x, residual, gain},
+             [sum = SavedTensor(result.sum), gain = SavedTensor(gain.data()),
+              inverse_rms = SavedTensor(result.inverse_rms),
+              want_dgain = gain.requires_grad()](const std::vector<Tensor>& grads) {
+               const Tensor& dsum = grads[0];
+               const Tensor& dy = grads[1];
+               if (!dy.defined()) return std::vector<Tensor>{dsum, dsum, Tensor()};
+               const RmsNormGrads found = rms_norm_backward(dy, sum.get(), gain.get(),
+                                                            inverse_rms.get(), dsum, want_dgain);
+               return std::vector<Tensor>{found.dx, found.dx, found.dgain};
+             });
+  return {outputs[0], outputs[1]};
+}
+
+}  // namespace weft::autograd

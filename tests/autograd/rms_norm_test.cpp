@@ -1,0 +1,91 @@
+#include "weft/autograd/functions/rms_norm.h"
+
+#include <gtest/gtest.h>
+
+#include "weft/autograd/grad_check.h"
+#include "weft/autograd/node.h"
+#include "weft/tensor/error.h"
+#include "weft/tensor/ops/rms_norm.h"
+
+#include "random_tensor.h"
+
+namespace weft::autograd {
+namespace {
+
+using test::random_tensor;
+
+Variable leaf(const Shape& shape, uint64_t seed, DType dtype = DType::f64) {
+  return Variable(random_tensor(shape, dtype, seed), /*requires_grad=*/true);
+}
+
+TEST(RmsNormGrad, AgreesWithDifferences) {
+  for (const Shape& shape : {Shape{1, 1}, Shape{3, 5}, Shape{2, 3, 8}, Shape{9, 17}}) {
+    const auto result =
+        grad_check([](const std::vector<Variable>& in) { return rms_norm(in[0], in[1], 1e-5); },
+                   {leaf(shape, 1), leaf({shape.back()}, 2)});
+    EXPECT_TRUE(result) << to_string(shape) << ": " << result.message;
+  }
+}
+
+TEST(RmsNormGrad, ResidualFormAgreesWithDifferences) {
+  const std::vector<Variable> inputs = {leaf({5, 7}, 1), leaf({5, 7}, 2), leaf({7}, 3)};
+  using Function = std::function<std::vector<Variable>(const std::vector<Variable>&)>;
+  const Function both = [](const std::vector<Variable>& in) -> std::vector<Variable> {
+    const auto [sum, y] = rms_norm_residual(in[0], in[1], in[2], 1e-5);
+    return {sum, y};
+  };
+  const Function y_alone = [](const std::vector<Variable>& in) -> std::vector<Variable> {
+    return {rms_norm_residual(in[0], in[1], in[2], 1e-5).y};
+  };
+  for (const auto& function : {both, y_alone}) {
+    const auto result = grad_check(function, inputs);
+    EXPECT_TRUE(result) << result.message;
+  }
+}
+
+TEST(RmsNormGrad, UnusedNormPassesTheGradientOfTheSumThrough) {
+  const Variable x = leaf({3, 4}, 1);
+  const Variable residual = leaf({3, 4}, 2);
+  const Variable gain = leaf({4}, 3);
+  const Tensor seed = random_tensor({3, 4}, DType::f64, 4);
+  rms_norm_residual(x, residual, gain).sum.backward(seed);
+  EXPECT_EQ(x.grad().to_vector<double>(), seed.to_vector<double>());
+  EXPECT_EQ(residual.grad().to_vector<double>(), seed.to_vector<double>());
+  EXPECT_FALSE(gain.grad().defined());
+}
+
+TEST(RmsNormGrad, LowPrecisionGradientsKeepTheirTypes) {
+  const Variable x = leaf({6, 32}, 1, DType::bf16);
+  const Variable residual = leaf({6, 32}, 2, DType::bf16);
+  const Variable gain = leaf({32}, 3, DType::f32);
+  const auto [sum, y] = rms_norm_residual(x, residual, gain);
+  backward({sum, y},
+           {random_tensor({6, 32}, DType::bf16, 4), random_tensor({6, 32}, DType::bf16, 5)});
+  EXPECT_EQ(x.grad().dtype(), DType::bf16);
+  EXPECT_EQ(gain.grad().dtype(), DType::f32);
+  EXPECT_EQ(x.grad().to_vector<float>(), residual.grad().to_vector<float>());
+}
+
+TEST(RmsNormGrad, SavesNothingItDoesNotNeed) {
+  Variable x = leaf({4, 8}, 1, DType::f32);
+  Variable residual = leaf({4, 8}, 2, DType::f32);
+  const Variable gain = leaf({8}, 3, DType::f32);
+  const auto [sum, y] = rms_norm_residual(x, residual, gain);
+  x.mutable_data().zero_();  // the sum is saved, not its terms
+  EXPECT_NO_THROW(y.backward(ones({4, 8})));
+
+  const Variable again = rms_norm(x, gain);
+  x.mutable_data().zero_();
+  EXPECT_THROW(again.backward(ones({4, 8})), AutogradError);
+}
+
+TEST(RmsNormGrad, FrozenGainGetsNone) {
+  const Variable x = leaf({4, 8}, 1, DType::f32);
+  const Variable gain(ones({8}));
+  rms_norm(x, gain).backward(ones({4, 8}));
+  EXPECT_TRUE(x.grad().defined());
+  EXPECT_FALSE(gain.grad().defined());
+}
+
+}  // namespace
+}  // namespace weft::autograd
