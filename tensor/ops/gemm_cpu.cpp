@@ -1,0 +1,146 @@
+#include "ops/gemm_cpu.h"
+
+#include <algorithm>
+#include <array>
+#include <span>
+#include <utility>
+
+#include "ops/gemm.h"
+#include "ops/strided.h"
+
+namespace weft {
+namespace {
+
+bool has_dense_rows(const Tensor& matrix) {
+  const int64_t rows = matrix.size(-2), columns = matrix.size(-1);
+  return (matrix.stride(-1) == 1 || columns == 1) && (matrix.stride(-2) >= columns || rows == 1);
+}
+
+bool has_dense_axis(const Tensor& matrix) {
+  return has_dense_rows(matrix) || has_dense_rows(matrix.transpose(-1, -2));
+}
+
+/// The operand itself, or a copy with dense rows. Repeated batch axes stay repeated.
+Tensor with_dense_axis(const Tensor& operand) {
+  if (has_dense_axis(operand)) return operand;
+  Tensor once = operand;
+  for (int axis = 0; axis < operand.rank() - 2; ++axis) {
+    if (operand.strides()[axis] == 0) once = once.slice(axis, 0, 1);
+  }
+  return once.clone().expand(operand.shape());
+}
+
+/// The last two axes; strides that mean nothing (of axes of size 1) are made those of dense rows or
+/// columns, which libraries check.
+cpu::MatrixView matrix_of(const Tensor& tensor) {
+  const int64_t rows = tensor.size(-2), columns = tensor.size(-1);
+  cpu::MatrixView matrix;
+  matrix.data = static_cast<char*>(tensor.raw_data());
+  matrix.dtype = tensor.dtype();
+  if (has_dense_rows(tensor)) {
+    matrix.row_stride = rows == 1 ? columns : tensor.stride(-2);
+    matrix.column_stride = 1;
+  } else {
+    matrix.row_stride = 1;
+    matrix.column_stride = columns == 1 ? rows : tensor.stride(-1);
+  }
+  return matrix;
+}
+
+Shape batch_axes(const Shape& sizes) {
+  return Shape(std::span(sizes.begin(), static_cast<size_t>(sizes.rank() - 2)));
+}
+
+/// The batch axes of c, a and b, merged where that is possible.
+using BatchLoop = StridedLoop<3>;
+
+/// Offsets of c, a and b in matrix number `index` of the batch.
+std::array<int64_t, 3> batch_offsets(const BatchLoop& batch, int64_t index) {
+  std::array<int64_t, 3> offsets{};
+  for (int axis = batch.shape.rank() - 1; axis >= 0; --axis) {
+    const int64_t position = index % batch.shape[axis];
+    index /= batch.shape[axis];
+    for (size_t i = 0; i < 3; ++i) offsets[i] += position * batch.strides[i][axis];
+  }
+  return offsets;
+}
+
+cpu::GemmCall call_at(const cpu::GemmCall& call, const std::array<int64_t, 3>& offsets) {
+  const auto shifted = [](cpu::MatrixView view, int64_t offset) {
+    view.data += offset * static_cast<int64_t>(size_of(view.dtype));
+    return view;
+  };
+  cpu::GemmCall moved = call;
+  moved.c = shifted(call.c, offsets[0]);
+  moved.a = shifted(call.a, offsets[1]);
+  moved.b = shifted(call.b, offsets[2]);
+  return moved;
+}
+
+/// Spreads the rows of all matrices over the threads.
+void run_loops(const cpu::GemmCall& call, const BatchLoop& batch) {
+  const int64_t row_work = std::max<int64_t>(call.n * call.k, 1);
+  const int64_t grain = std::max<int64_t>(kElementwiseGrain / row_work, 1);
+  parallel_for(0, batch.shape.numel() * call.m, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end;) {
+      const int64_t first = row % call.m;
+      cpu::GemmCall part = call_at(call, batch_offsets(batch, row / call.m));
+      part.m = std::min(call.m - first, end - row);
+      part.a = part.a.from(0, first, 0);
+      part.c = part.c.from(0, first, 0);
+      cpu::gemm_loops(part);
+      row += part.m;
+    }
+  });
+}
+
+void run_library(cpu::GemmCall call, const BatchLoop& batch) {
+  const int last = batch.shape.rank() - 1;
+  call.batch = batch.shape[last];
+  call.c.batch_stride = batch.strides[0][last];
+  call.a.batch_stride = batch.strides[1][last];
+  call.b.batch_stride = batch.strides[2][last];
+  for (int64_t index = 0; index < batch.shape.numel(); index += call.batch) {
+    const cpu::GemmCall part = call_at(call, batch_offsets(batch, index));
+#ifdef WEFT_HAVE_ONEDNN
+    if (cpu::gemm_onednn(part)) continue;
+#endif
+    cpu::gemm_blas(part);
+  }
+}
+
+}  // namespace
+
+void gemm_cpu(const Tensor& a, const Tensor& b, Tensor& c, GemmScale scale, Stream stream) {
+  const bool is_row = c.size(-2) == 1 && c.size(-1) > 1;
+  if (is_row || !has_dense_rows(c)) {
+    Tensor flipped = c.transpose(-1, -2);
+    if (has_dense_rows(
+            flipped)) {  // c^T = b^T a^T; a row vector times b becomes b^T times a column
+      gemm_cpu(b.transpose(-1, -2), a.transpose(-1, -2), flipped, scale, stream);
+    } else {
+      Tensor dense = scale.beta == 0 ? empty(c.shape(), c.dtype()) : c.clone();
+      gemm_cpu(a, b, dense, scale, stream);
+      c.copy_(dense);
+    }
+    return;
+  }
+  const Tensor left = with_dense_axis(a), right = with_dense_axis(b);
+  const cpu::GemmCall call{.m = c.size(-2),
+                           .n = c.size(-1),
+                           .k = a.size(-1),
+                           .a = matrix_of(left),
+                           .b = matrix_of(right),
+                           .c = matrix_of(c),
+                           .alpha = scale.alpha,
+                           .beta = scale.beta};
+  const BatchLoop batch(batch_axes(c.shape()), {batch_axes(c.strides()), batch_axes(left.strides()),
+                                                batch_axes(right.strides())});
+  if (call.k == 0 || cpu::prefers_loops(call)) {
+    run_loops(call, batch);
+  } else {
+    run_library(call, batch);
+  }
+}
+
+}  // namespace weft

@@ -1,0 +1,55 @@
+#pragma once
+
+// What the CPU launcher of matrix products is made of.
+#include <cstdint>
+
+#include "weft/tensor/dtype.h"
+
+namespace weft::cpu {
+
+/// A matrix, or a batch of them: element (i, j) of matrix p lies p * batch_stride + i * row_stride
+/// + j * column_stride elements after data.
+struct MatrixView {
+  char* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t row_stride = 0;
+  int64_t column_stride = 0;
+  int64_t batch_stride = 0;  // 0: the same matrix throughout
+
+  /// The view that starts at this element.
+  MatrixView from(int64_t index, int64_t row, int64_t column) const {
+    MatrixView part = *this;
+    part.data += (index * batch_stride + row * row_stride + column * column_stride) *
+                 static_cast<int64_t>(size_of(dtype));
+    return part;
+  }
+  MatrixView transposed() const { return {data, dtype, column_stride, row_stride, batch_stride}; }
+  template <class T>
+  T* as() const {
+    return reinterpret_cast<T*>(data);
+  }
+};
+
+/// c = alpha a b + beta c for `batch` products of a [m, k] and b [k, n].
+struct GemmCall {
+  int64_t batch = 1, m = 0, n = 0, k = 0;
+  MatrixView a, b, c;
+  double alpha = 1, beta = 0;
+};
+
+/// Whether gemm_loops is the better choice for matrices of this size.
+bool prefers_loops(const GemmCall& call);
+/// Loops of our own for one matrix, in the calling thread: any layout and any size, k = 0 as well.
+/// Quick where a library call would cost more than the arithmetic (tiny matrices) or where memory
+/// sets the pace (matrix times vector).
+void gemm_loops(const GemmCall& call);
+
+// The libraries. They use all threads and take k >= 1, operands with one dense axis, and c with
+// dense rows.
+
+/// CBLAS: f64 and f32 as they are, bf16 and f16 through blocks of f32.
+void gemm_blas(const GemmCall& call);
+/// oneDNN: f32 and bf16. Returns false, with nothing done, where it has no fast kernel.
+bool gemm_onednn(const GemmCall& call);
+
+}  // namespace weft::cpu

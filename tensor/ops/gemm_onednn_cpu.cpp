@@ -1,0 +1,133 @@
+#include <array>
+#include <bit>
+#include <memory>
+#include <string_view>
+
+#include <dnnl.hpp>
+
+#include "weft/tensor/check.h"
+#include "weft/tensor/parallel.h"
+#include "weft/tensor/tensor.h"
+
+#include "ops/gemm_cpu.h"
+#include "ops/lru_cache.h"
+
+namespace weft::cpu {
+namespace {
+
+const dnnl::engine& engine() {
+  static const dnnl::engine cpu(dnnl::engine::kind::cpu, 0);
+  return cpu;
+}
+
+/// Everything that a primitive depends on.
+using Key = std::array<int64_t, 18>;
+
+struct KeyHash {
+  size_t operator()(const Key& key) const {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const int64_t part : key) {
+      hash = (hash ^ static_cast<uint64_t>(part)) * 0x9e3779b97f4a7c15u;
+      hash ^= hash >> 29;
+    }
+    return static_cast<size_t>(hash);
+  }
+};
+
+struct Primitive {
+  dnnl::memory::desc a, b, c, scratchpad;
+  dnnl::matmul matmul;
+};
+
+dnnl::memory::data_type data_type(DType dtype) {
+  return dtype == DType::bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
+}
+
+dnnl::memory::desc describe_operand(const MatrixView& view, int64_t batch, int64_t rows,
+                                    int64_t columns) {
+  if (batch == 1)
+    return {{rows, columns}, data_type(view.dtype), {view.row_stride, view.column_stride}};
+  const bool repeated = view.batch_stride == 0;
+  return {{repeated ? 1 : batch, rows, columns},
+          data_type(view.dtype),
+          {repeated ? rows * columns : view.batch_stride, view.row_stride, view.column_stride}};
+}
+
+std::shared_ptr<const Primitive> make_primitive(const GemmCall& call) {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  dnnl::post_ops steps;
+#if DNNL_VERSION_MAJOR >= 3
+  if (call.alpha != 1)
+    steps.append_eltwise(dnnl::algorithm::eltwise_linear, static_cast<float>(call.alpha), 0.0f);
+#else
+  if (call.alpha != 1)
+    steps.append_eltwise(1.0f, dnnl::algorithm::eltwise_linear, static_cast<float>(call.alpha),
+                         0.0f);
+#endif
+  if (call.beta != 0) steps.append_sum(static_cast<float>(call.beta));
+  attributes.set_post_ops(steps);
+  const auto a = describe_operand(call.a, call.batch, call.m, call.k);
+  const auto b = describe_operand(call.b, call.batch, call.k, call.n);
+  const auto c = describe_operand(call.c, call.batch, call.m, call.n);
+  try {
+#if DNNL_VERSION_MAJOR >= 3
+    const dnnl::matmul::primitive_desc plan(engine(), a, b, c, attributes);
+#else
+    const dnnl::matmul::primitive_desc plan(dnnl::matmul::desc(a, b, c), attributes, engine());
+#endif
+    // The reference implementation is hundreds of times slower than the others.
+    if (std::string_view(plan.impl_info_str()).find("ref") != std::string_view::npos)
+      return nullptr;
+    return std::make_shared<Primitive>(
+        Primitive{a, b, c, plan.scratchpad_desc(), dnnl::matmul(plan)});
+  } catch (const dnnl::error& error) {
+    if (error.status == dnnl_unimplemented) return nullptr;
+    throw;
+  }
+}
+
+std::shared_ptr<const Primitive> find_primitive(const GemmCall& call) {
+  constexpr size_t kCapacity = 1024;
+  static LruCache<Key, std::shared_ptr<const Primitive>, KeyHash> cache(kCapacity);
+  const Key key = {call.batch,
+                   call.m,
+                   call.n,
+                   call.k,
+                   static_cast<int64_t>(call.a.dtype),
+                   static_cast<int64_t>(call.c.dtype),
+                   call.a.batch_stride,
+                   call.a.row_stride,
+                   call.a.column_stride,
+                   call.b.batch_stride,
+                   call.b.row_stride,
+                   call.b.column_stride,
+                   call.c.batch_stride,
+                   call.c.row_stride,
+                   call.c.column_stride,
+                   std::bit_cast<int64_t>(call.alpha),
+                   std::bit_cast<int64_t>(call.beta),
+                   num_threads()};
+  return cache.get_or_make(key, [&] { return make_primitive(call); });
+}
+
+}  // namespace
+
+bool gemm_onednn(const GemmCall& call) {
+  if (call.a.dtype != DType::f32 && call.a.dtype != DType::bf16) return false;
+  const std::shared_ptr<const Primitive> primitive = find_primitive(call);
+  if (primitive == nullptr) return false;
+  const auto memory = [](const dnnl::memory::desc& description, void* data) {
+    return dnnl::memory(description, engine(), data);
+  };
+  const Tensor scratch = empty({static_cast<int64_t>(primitive->scratchpad.get_size())}, DType::u8);
+  dnnl::stream stream(engine());
+  primitive->matmul.execute(
+      stream, {{DNNL_ARG_SRC, memory(primitive->a, call.a.data)},
+               {DNNL_ARG_WEIGHTS, memory(primitive->b, call.b.data)},
+               {DNNL_ARG_DST, memory(primitive->c, call.c.data)},
+               {DNNL_ARG_SCRATCHPAD, memory(primitive->scratchpad, scratch.raw_data())}});
+  return true;
+}
+
+}  // namespace weft::cpu
