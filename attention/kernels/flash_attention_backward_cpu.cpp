@@ -1,0 +1,244 @@
+// Backward of full and sliding-window attention on the CPU. A task is one chunk of keys of one key
+// head: it meets all query tiles that see it, for every query head of the group, and so owns its dk
+// and dv. A query tile's dq gets one sum from each chunk; the chunks add theirs in ascending order,
+// each waiting for its turn, so that the result does not depend on timing. Tasks start in that same
+// order, so a waiting task always waits for a running one.
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "weft/tensor/dispatch.h"
+#include "weft/tensor/parallel.h"
+
+#include "kernels/backward_tile.h"
+#include "kernels/flash_attention_kernels.h"
+
+namespace weft::attention {
+namespace {
+
+/// Keys of one task.
+constexpr int64_t kChunkKeys = 2 * kTileKeys;
+
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// Lets the key chunks of one query tile add to dq one after the other.
+class Turnstile {
+ public:
+  explicit Turnstile(int64_t tiles) : next_(new std::atomic<int64_t>[static_cast<size_t>(tiles)]) {}
+  void open(int64_t tile, int64_t chunk) { next_[tile].store(chunk, std::memory_order_relaxed); }
+  void wait(int64_t tile, int64_t chunk) const {
+    while (next_[tile].load(std::memory_order_acquire) != chunk) std::this_thread::yield();
+  }
+  void pass(int64_t tile, int64_t chunk) {
+    next_[tile].store(chunk + 1, std::memory_order_release);
+  }
+
+ private:
+  std::unique_ptr<std::atomic<int64_t>[]> next_;
+};
+
+template <class T>
+class Backward {
+  using A = accumulator_t<T>;
+
+ public:
+  explicit Backward(const FlashAttentionBackwardParams& params)
+      : p_(params),
+        group_(params.heads / params.kv_heads),
+        tiles_(ceil_div(params.queries, kTileRows)),
+        chunks_(ceil_div(params.keys, kChunkKeys)),
+        dim_width_(padded<A>(params.dim)),
+        value_width_(padded<A>(params.value_dim)),
+        turns_(params.batch * params.heads * tiles_),
+        delta_(empty({params.batch, params.heads, params.queries}, dtype_of<A>)) {}
+
+  void run() {
+    compute_delta();
+    const int64_t per_key = 2 * (dim_width_ + value_width_) + p_.dim + p_.value_dim;
+    const int64_t per_row = 2 * dim_width_ + value_width_;
+    ThreadScratch<A> scratch(num_threads(), kChunkKeys * per_key + kTileRows * per_row +
+                                                BackwardTile<A>::scratch_elements());
+    // Chunk by chunk, so that threads that run side by side work on different heads; the first
+    // chunks meet most queries under a causal mask.
+    const int64_t pairs = p_.batch * p_.kv_heads;
+    parallel_for_dynamic(0, pairs * chunks_, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t task = begin; task < end; ++task)
+        run_chunk(task % pairs / p_.kv_heads, task % p_.kv_heads, task / pairs, scratch.of(thread));
+    });
+    if constexpr (!std::is_same_v<T, A>) {
+      const A* const sum = static_cast<const A*>(p_.dq_sum);
+      T* const dq = static_cast<T*>(p_.dq.data);
+      parallel_for(0, p_.batch * p_.queries * p_.heads * p_.dim, 1 << 15,
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) dq[i] = static_cast<T>(sum[i]);
+                   });
+    }
+  }
+
+ private:
+  const T* at(const HeadsView& view, int64_t b, int64_t row, int64_t head) const {
+    return static_cast<const T*>(view.data) + b * view.batch_stride + row * view.row_stride +
+           head * view.head_stride;
+  }
+  A* dq_row(int64_t b, int64_t t, int64_t h) const {
+    return static_cast<A*>(p_.dq_sum) + ((b * p_.queries + t) * p_.heads + h) * p_.dim;
+  }
+  FlashAttentionParams::Range chunks_of(int64_t tile) const {
+    const auto range =
+        p_.visible_keys(tile * kTileRows, std::min(p_.queries, (tile + 1) * kTileRows));
+    if (range.empty()) return {0, 0};
+    return {range.first / kChunkKeys, ceil_div(range.last, kChunkKeys)};
+  }
+
+  /// delta = <dout, o> for each row; opens the turnstiles, and clears dq where no chunk will come.
+  void compute_delta() {
+    parallel_for(0, p_.batch * tiles_, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t b = i / tiles_, tile = i % tiles_;
+        const auto chunks = chunks_of(tile);
+        for (int64_t h = 0; h < p_.heads; ++h) {
+          turns_.open((b * p_.heads + h) * tiles_ + tile, chunks.first);
+          for (int64_t t = tile * kTileRows; t < std::min(p_.queries, (tile + 1) * kTileRows);
+               ++t) {
+            delta_.data<A>()[(b * p_.heads + h) * p_.queries + t] =
+                dot(at(p_.dout, b, t, h), at(p_.o, b, t, h), p_.value_dim);
+            if (chunks.empty()) std::fill_n(dq_row(b, t, h), p_.dim, A(0));
+          }
+        }
+      }
+    });
+  }
+
+  static A dot(const T* a, const T* b, int64_t count) {
+    A lanes[16] = {};
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) {
+      for (int64_t l = 0; l < 16; ++l)
+        lanes[l] += static_cast<A>(a[i + l]) * static_cast<A>(b[i + l]);
+    }
+    for (int64_t l = 0; i < count; ++i, ++l)
+      lanes[l] += static_cast<A>(a[i]) * static_cast<A>(b[i]);
+    A sum = 0;
+    for (const A lane : lanes) sum += lane;
+    return sum;
+  }
+
+  void run_chunk(int64_t b, int64_t kv_head, int64_t chunk, A* scratch) {
+    const int64_t s0 = chunk * kChunkKeys;
+    const int64_t count = std::min(kChunkKeys, p_.keys - s0);
+    const auto take = [&](int64_t elements) {
+      A* const piece = scratch;
+      scratch += elements;
+      return piece;
+    };
+    A* const k_columns = take(kChunkKeys * p_.dim);
+    A* const v_columns = take(kChunkKeys * p_.value_dim);
+    A* const k_buffer = take(kChunkKeys * dim_width_);
+    A* const dk = take(kChunkKeys * dim_width_);
+    A* const dv = take(kChunkKeys * value_width_);
+    A* const q_buffer = take(kTileRows * dim_width_);
+    A* const dout_buffer = take(kTileRows * value_width_);
+    A* const dq = take(kTileRows * dim_width_);
+    BackwardTile<A> gradients(scratch, p_.dim, p_.value_dim, p_.scale);
+
+    const T* const k_rows = at(p_.k, b, s0, kv_head);
+    pack_transposed(k_rows, p_.k.row_stride, count, p_.dim, k_columns, kChunkKeys);
+    pack_transposed(at(p_.v, b, s0, kv_head), p_.v.row_stride, count, p_.value_dim, v_columns,
+                    kChunkKeys);
+    const TileRows<A> k = rows_for_tile(k_rows, p_.k.row_stride, count, p_.dim, k_buffer);
+    std::fill_n(dk, count * dim_width_, A(0));
+    std::fill_n(dv, count * value_width_, A(0));
+
+    for (int64_t h = kv_head * group_; h < (kv_head + 1) * group_; ++h) {
+      for (int64_t tile = 0; tile < tiles_; ++tile) {
+        const auto chunks = chunks_of(tile);
+        if (chunk < chunks.first || chunk >= chunks.last) continue;
+        const int64_t t0 = tile * kTileRows;
+        const int64_t rows = std::min(kTileRows, p_.queries - t0);
+        const int64_t statistics = (b * p_.heads + h) * p_.queries + t0;
+        typename BackwardTile<A>::Queries queries{
+            .rows = rows,
+            .q = rows_for_tile(at(p_.q, b, t0, h), p_.q.row_stride, rows, p_.dim, q_buffer),
+            .dout = rows_for_tile(at(p_.dout, b, t0, h), p_.dout.row_stride, rows, p_.value_dim,
+                                  dout_buffer),
+            .lse = static_cast<const A*>(p_.lse) + statistics,
+            .delta = delta_.data<A>() + statistics,
+            .dq = dq,
+            .dq_empty = true};
+        const auto range = p_.visible_keys(t0, t0 + rows);
+        for (int64_t j = 0; j < count; j += kTileKeys) {
+          const int64_t n = std::min(kTileKeys, count - j);
+          if (s0 + j >= range.last || s0 + j + n <= range.first) continue;
+          typename BackwardTile<A>::Bounds bounds;
+          const bool hides = fill_bounds(t0, rows, s0 + j, n, bounds);
+          gradients.accumulate(queries,
+                               {.count = n,
+                                .k = {k.data + j * k.stride, k.stride},
+                                .k_columns = k_columns + j,
+                                .v_columns = v_columns + j,
+                                .columns_stride = kChunkKeys,
+                                .dk = dk + j * dim_width_,
+                                .dv = dv + j * value_width_},
+                               hides ? &bounds : nullptr);
+          queries.dq_empty = false;
+        }
+        const int64_t turn = (b * p_.heads + h) * tiles_ + tile;
+        turns_.wait(turn, chunk);
+        add_dq(b, t0, rows, h, dq, chunk == chunks.first);
+        turns_.pass(turn, chunk);
+      }
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      T* const dk_row = const_cast<T*>(at(p_.dk, b, s0 + j, kv_head));
+      T* const dv_row = const_cast<T*>(at(p_.dv, b, s0 + j, kv_head));
+      const A scale = static_cast<A>(p_.scale);
+      for (int64_t d = 0; d < p_.dim; ++d)
+        dk_row[d] = static_cast<T>(dk[j * dim_width_ + d] * scale);
+      for (int64_t e = 0; e < p_.value_dim; ++e)
+        dv_row[e] = static_cast<T>(dv[j * value_width_ + e]);
+    }
+  }
+
+  bool fill_bounds(int64_t t0, int64_t rows, int64_t s, int64_t count,
+                   typename BackwardTile<A>::Bounds& bounds) const {
+    bool hides = false;
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto range = p_.visible_keys(t0 + r, t0 + r + 1);
+      bounds.first[r] = std::clamp<int64_t>(range.first - s, 0, count);
+      bounds.last[r] = std::clamp<int64_t>(range.last - s, 0, count);
+      hides |= bounds.first[r] > 0 || bounds.last[r] < count;
+    }
+    return hides;
+  }
+
+  void add_dq(int64_t b, int64_t t0, int64_t rows, int64_t h, const A* dq, bool first) const {
+    const A scale = static_cast<A>(p_.scale);
+    for (int64_t r = 0; r < rows; ++r) {
+      A* const sum = dq_row(b, t0 + r, h);
+      const A* const addend = dq + r * dim_width_;
+      if (first) {
+        for (int64_t d = 0; d < p_.dim; ++d) sum[d] = addend[d] * scale;
+      } else {
+        for (int64_t d = 0; d < p_.dim; ++d) sum[d] += addend[d] * scale;
+      }
+    }
+  }
+
+  const FlashAttentionBackwardParams& p_;
+  int64_t group_, tiles_, chunks_, dim_width_, value_width_;
+  Turnstile turns_;
+  Tensor delta_;
+};
+
+}  // namespace
+
+void flash_attention_backward_cpu(const FlashAttentionBackwardParams& params, Stream /*stream*/) {
+  dispatch_floating(params.dtype, "flash_attention_backward",
+                    [&]<class T>() { Backward<T>(params).run(); });
+}
+
+}  // namespace weft::attention

@@ -1,0 +1,126 @@
+// Forward of full and sliding-window attention on the CPU. The T * G query rows that share a key
+// head are cut into tiles of kTileRows; a task is one tile, which reads its keys once.
+#include <algorithm>
+
+#include "weft/tensor/dispatch.h"
+#include "weft/tensor/parallel.h"
+
+#include "kernels/flash_attention_kernels.h"
+#include "kernels/forward_tile.h"
+
+namespace weft::attention {
+namespace {
+
+template <class T>
+class Forward {
+  using A = accumulator_t<T>;
+
+ public:
+  explicit Forward(const FlashAttentionParams& params)
+      : p_(params),
+        group_(params.heads / params.kv_heads),
+        rows_(params.queries * group_),
+        tiles_((rows_ + kTileRows - 1) / kTileRows) {}
+
+  void run() {
+    const int64_t packed = kTileKeys * (padded<A>(p_.dim) + padded<A>(p_.value_dim));
+    const int64_t tile_scratch = ForwardTile<A>::scratch_elements(p_.dim, p_.value_dim);
+    ThreadScratch<A> scratch(num_threads(), packed + tile_scratch);
+    const int64_t pairs = p_.batch * p_.kv_heads;
+    // The last tiles see most keys under a causal mask: they go first.
+    parallel_for_dynamic(0, pairs * tiles_, 1, [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t tile = tiles_ - 1 - task / pairs;
+        run_tile(task % pairs / p_.kv_heads, task % p_.kv_heads, tile, scratch.of(thread));
+      }
+    });
+  }
+
+ private:
+  const T* at(const HeadsView& view, int64_t b, int64_t row, int64_t head) const {
+    return static_cast<const T*>(view.data) + b * view.batch_stride + row * view.row_stride +
+           head * view.head_stride;
+  }
+
+  void run_tile(int64_t b, int64_t kv_head, int64_t tile, A* scratch) {
+    const int64_t row0 = tile * kTileRows;
+    const int64_t rows = std::min(kTileRows, rows_ - row0);
+    A* const k_buffer = scratch;
+    A* const v_buffer = k_buffer + kTileKeys * padded<A>(p_.dim);
+    ForwardTile<A> state(v_buffer + kTileKeys * padded<A>(p_.value_dim), p_.dim, p_.value_dim,
+                         p_.scale);
+    pack_queries(b, kv_head, row0, rows, state.queries());
+    state.start(rows);
+
+    const auto range = p_.visible_keys(row0 / group_, (row0 + rows - 1) / group_ + 1);
+    // Tiles of keys are cut at fixed positions, so that a row's sums do not depend on the rows
+    // beside it.
+    for (int64_t s = range.first / kTileKeys * kTileKeys; s < range.last; s += kTileKeys) {
+      const int64_t count = std::min(kTileKeys, p_.keys - s);
+      const TileRows<A> k =
+          rows_for_tile(at(p_.k, b, s, kv_head), p_.k.row_stride, count, p_.dim, k_buffer);
+      const TileRows<A> v =
+          rows_for_tile(at(p_.v, b, s, kv_head), p_.v.row_stride, count, p_.value_dim, v_buffer);
+      typename ForwardTile<A>::Bounds bounds;
+      const bool hides = fill_bounds(row0, rows, s, count, bounds);
+      state.absorb(count, k, v, hides ? &bounds : nullptr);
+    }
+    write(b, kv_head, row0, rows, state);
+  }
+
+  void pack_queries(int64_t b, int64_t kv_head, int64_t row0, int64_t rows, A* to) const {
+    const int64_t width = padded<A>(rows);
+    for (int64_t r = 0; r < width; ++r) {
+      if (r < rows) {
+        const T* const q = at(p_.q, b, (row0 + r) / group_, kv_head * group_ + (row0 + r) % group_);
+        for (int64_t d = 0; d < p_.dim; ++d) to[d * kTileRows + r] = static_cast<A>(q[d]);
+      } else {
+        for (int64_t d = 0; d < p_.dim; ++d) to[d * kTileRows + r] = 0;
+      }
+    }
+  }
+
+  /// False when every row sees every key of the tile.
+  bool fill_bounds(int64_t row0, int64_t rows, int64_t s, int64_t count,
+                   typename ForwardTile<A>::Bounds& bounds) const {
+    bool hides = false;
+    for (int64_t r = 0; r < padded<A>(rows); ++r) {
+      const int64_t t = (row0 + std::min(r, rows - 1)) / group_;
+      const auto range = p_.visible_keys(t, t + 1);
+      const int64_t first = std::clamp<int64_t>(range.first - s, 0, count);
+      const int64_t last = std::clamp<int64_t>(range.last - s, 0, count);
+      hides |= first > 0 || last < count;
+      bounds.first[r] = static_cast<A>(first);
+      bounds.last[r] = static_cast<A>(last);
+    }
+    return hides;
+  }
+
+  void write(int64_t b, int64_t kv_head, int64_t row0, int64_t rows,
+             const ForwardTile<A>& state) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t t = (row0 + r) / group_;
+      const int64_t h = kv_head * group_ + (row0 + r) % group_;
+      T* const o = const_cast<T*>(at(p_.o, b, t, h));
+      const A normaliser = state.normaliser(r);
+      if (normaliser == 0) {
+        std::fill_n(o, p_.value_dim, T(A(0)));
+      } else {
+        const A* const sum = state.output(r);
+        for (int64_t e = 0; e < p_.value_dim; ++e) o[e] = static_cast<T>(sum[e] * normaliser);
+      }
+      static_cast<A*>(p_.lse)[(b * p_.heads + h) * p_.queries + t] = state.lse(r);
+    }
+  }
+
+  const FlashAttentionParams& p_;
+  int64_t group_, rows_, tiles_;
+};
+
+}  // namespace
+
+void flash_attention_forward_cpu(const FlashAttentionParams& params, Stream /*stream*/) {
+  dispatch_floating(params.dtype, "flash_attention", [&]<class T>() { Forward<T>(params).run(); });
+}
+
+}  // namespace weft::attention

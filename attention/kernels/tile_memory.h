@@ -1,0 +1,81 @@
+#pragma once
+
+// Bringing rows of a tensor into the form that tile products read.
+#include <cstdint>
+#include <type_traits>
+
+#include "weft/tensor/tensor.h"
+
+#include "kernels/simd.h"
+
+namespace weft::attention {
+
+/// Query rows and keys of one tile. 64 floats are 4 vectors of the widest registers; a 64 x 64 tile
+/// of scores (16 KiB) and one operand stay in the first-level cache.
+inline constexpr int64_t kTileRows = 64;
+inline constexpr int64_t kTileKeys = 64;
+
+/// `count` rounded up to whole vectors of T.
+template <class T>
+constexpr int64_t padded(int64_t count) {
+  return (count + simd::kLanes<T> - 1) / simd::kLanes<T> * simd::kLanes<T>;
+}
+
+/// Rows of A that a tile product can read: in place or packed.
+template <class A>
+struct TileRows {
+  const A* data;
+  int64_t stride;
+};
+
+/// to[r * to_stride + c] = from[r * from_stride + c], and 0 for c in [columns, padded columns).
+template <class A, class T>
+void pack_rows(const T* from, int64_t from_stride, int64_t rows, int64_t columns, A* to,
+               int64_t to_stride) {
+  const int64_t end = padded<A>(columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    const T* const source = from + r * from_stride;
+    A* const target = to + r * to_stride;
+    for (int64_t c = 0; c < columns; ++c) target[c] = static_cast<A>(source[c]);
+    for (int64_t c = columns; c < end; ++c) target[c] = 0;
+  }
+}
+
+/// to[c * to_stride + r] = from[r * from_stride + c]; columns r in [rows, padded rows) become 0.
+template <class A, class T>
+void pack_transposed(const T* from, int64_t from_stride, int64_t rows, int64_t columns, A* to,
+                     int64_t to_stride) {
+  const int64_t end = padded<A>(rows);
+  for (int64_t c = 0; c < columns; ++c) {
+    A* const target = to + c * to_stride;
+    for (int64_t r = 0; r < rows; ++r) target[r] = static_cast<A>(from[r * from_stride + c]);
+    for (int64_t r = rows; r < end; ++r) target[r] = 0;
+  }
+}
+
+/// The rows themselves where tile products can read them, else a copy of them in `buffer`, whose
+/// rows are padded<A>(columns) long.
+template <class A, class T>
+TileRows<A> rows_for_tile(const T* from, int64_t from_stride, int64_t rows, int64_t columns,
+                          A* buffer) {
+  if constexpr (std::is_same_v<A, T>) {
+    if (columns % simd::kLanes<A> == 0) return {from, from_stride};
+  }
+  pack_rows(from, from_stride, rows, columns, buffer, padded<A>(columns));
+  return {buffer, padded<A>(columns)};
+}
+
+/// One piece of scratch memory for each thread of a parallel loop.
+template <class A>
+class ThreadScratch {
+ public:
+  ThreadScratch(int threads, int64_t elements)
+      : elements_(padded<A>(elements)), memory_(empty({threads, elements_}, dtype_of<A>)) {}
+  A* of(int thread) { return memory_.data<A>() + thread * elements_; }
+
+ private:
+  int64_t elements_;
+  Tensor memory_;
+};
+
+}  // namespace weft::attention
