@@ -35,7 +35,7 @@ while (($#)); do
 done
 
 # group, required or optional, package of Debian and Ubuntu, and how to see it without a package manager: a command
-# (cmd:NAME) or a header (inc:NAME). Optional packages do not exist in every release; the build goes on without them.
+# X packages do not exist in every release; the build goes on without them.
 packages='
 base   required g++                           cmd:c++
 base   required cmake                         cmd:cmake
@@ -57,6 +57,7 @@ format required shellcheck                    cmd:shellcheck
 dev    required clang-tidy-14                 cmd:clang-tidy-14
 dev    required ccache                        cmd:ccache
 peers  required libtorch-dev                  inc:torch/csrc/api/include/torch/torch.h
+peers  optional libopenblas0-openmp           lib:openblas-openmp
 '
 
 has_header() {
@@ -74,6 +75,7 @@ is_there() {
   case $2 in
     cmd:*) in_path "${2#cmd:}" ;;
     inc:*) has_header "${2#inc:}" ;;
+    lib:*) compgen -G "/usr/lib/*/${2#lib:}" >/dev/null ;;
   esac
 }
 
