@@ -28,9 +28,8 @@ Tensor random_tensor(const Shape& shape, DType dtype = DType::f64, double center
 
 using Reference = std::function<double(const std::vector<double>&)>;
 
-/// Applies `reference` to the elements of each output, found by walking all indices.
-std::vector<double> reduce_naively(const Tensor& x, const std::vector<bool>& reduced,
-                                   const Reference& reference) {
+/// The elements of each output, found by walking all indices.
+std::vector<std::vector<double>> groups_of(const Tensor& x, const std::vector<bool>& reduced) {
   const std::vector<double> values = x.to_vector<double>();
   int64_t outputs = 1;
   for (int axis = 0; axis < x.rank(); ++axis)
@@ -49,9 +48,7 @@ std::vector<double> reduce_naively(const Tensor& x, const std::vector<bool>& red
     }
     groups[static_cast<size_t>(output)].push_back(values[static_cast<size_t>(position)]);
   }
-  std::vector<double> results;
-  for (const auto& group : groups) results.push_back(reference(group));
-  return results;
+  return groups;
 }
 
 double sum_of(const std::vector<double>& v) {
@@ -135,6 +132,7 @@ void expect_reductions_match(const Tensor& x, const std::vector<int>& axes) {
     if (!is_reduced) kept.push_back(x.size(axis));
     with_ones.push_back(is_reduced ? 1 : x.size(axis));
   }
+  const std::vector<std::vector<double>> groups = groups_of(x, reduced);
   const double largest = std::max(1.0, norm(x.to(DType::f64), {}, kInfinity).item<double>());
   for (const Case& c : floating_cases()) {
     SCOPED_TRACE(testing::Message()
@@ -143,7 +141,8 @@ void expect_reductions_match(const Tensor& x, const std::vector<int>& axes) {
     EXPECT_EQ(y.shape(), kept);
     EXPECT_EQ(c.reduce(x, axes, true).shape(), with_ones);
     EXPECT_EQ(y.dtype(), x.dtype());
-    const std::vector<double> expected = reduce_naively(x, reduced, c.reference);
+    std::vector<double> expected;
+    for (const auto& group : groups) expected.push_back(c.reference(group));
     const std::vector<double> got = y.to_vector<double>();
     ASSERT_EQ(got.size(), expected.size());
     for (size_t i = 0; i < got.size(); ++i) {
@@ -196,11 +195,11 @@ TEST(Reduce, MatchesLoopsForViews) {
 }
 
 TEST(Reduce, MatchesLoopsWhereWorkIsCutIntoPieces) {
-  expect_reductions_match(random_tensor({200000}, DType::f32), {});
-  expect_reductions_match(random_tensor({3, 70001}, DType::f32), {1});
-  expect_reductions_match(random_tensor({70001, 3}, DType::f32), {0});
-  expect_reductions_match(random_tensor({1111, 600}, DType::f32), {0});
-  expect_reductions_match(random_tensor({3, 500, 77}, DType::f32), {1});
+  expect_reductions_match(random_tensor({140000}, DType::f32), {});
+  expect_reductions_match(random_tensor({2, 70001}, DType::f32), {1});
+  expect_reductions_match(random_tensor({30001, 3}, DType::f32), {0});
+  expect_reductions_match(random_tensor({301, 600}, DType::f32), {0});
+  expect_reductions_match(random_tensor({3, 300, 77}, DType::f32), {1});
   expect_reductions_match(random_tensor({3000, 63}, DType::bf16), {0});
 }
 
