@@ -35,7 +35,8 @@ while (($#)); do
 done
 
 # group, required or optional, package of Debian and Ubuntu, and how to see it without a package manager: a command
-# X packages do not exist in every release; the build goes on without them.
+# (cmd:NAME), a header (inc:NAME) or something under /usr/lib/*/ (lib:NAME). Optional packages do not exist in every
+# release; the build goes on without them.
 packages='
 base   required g++                           cmd:c++
 base   required cmake                         cmd:cmake
@@ -120,25 +121,24 @@ apt() {
     </dev/null >"$log" 2>&1
 }
 
-# The lists may be stale or absent; without network the packages may still be in the cache, so this may fail.
-say "looking up packages"
-apt update || true
-available=()
-for package in ${missing_optional[@]+"${missing_optional[@]}"}; do
-  # Several optional packages left out of some releases: take those that can be had, and say so otherwise.
-  if [[ $(apt-cache policy "$package" 2>/dev/null) == *Candidate:\ [0-9]* ]]; then
-    available+=("$package")
-  else
-    say "$package is not packaged here; Weft is built without it"
-  fi
-done
-if ((${#missing[@]} + ${#available[@]})); then
-  wanted=(${missing[@]+"${missing[@]}"} ${available[@]+"${available[@]}"})
-  say "installing ${wanted[*]}"
-  if ! apt install --no-install-recommends "${wanted[@]}"; then
+has_candidate() { [[ $(apt-cache policy "$1" 2>/dev/null) == *Candidate:\ [0-9]* ]]; }
+
+if ((${#missing[@]})); then
+  # The lists may be stale or absent; without network the packages may still be in the cache, so this may fail.
+  say "looking up packages"
+  apt update || true
+  say "installing ${missing[*]}"
+  if ! apt install --no-install-recommends "${missing[@]}"; then
     tail -n 20 "$log" >&2
-    die "apt-get could not install: ${wanted[*]}"
+    die "apt-get could not install: ${missing[*]}"
   fi
 fi
+for package in ${missing_optional[@]+"${missing_optional[@]}"}; do
+  if ! has_candidate "$package"; then
+    say "$package is not packaged here; going on without it"
+  elif say "installing $package" && ! apt install --no-install-recommends "$package"; then
+    say "$package could not be installed; going on without it"
+  fi
+done
 look_for_missing
 if ((${#missing[@]})); then die "still missing after the installation: ${missing[*]}"; fi
