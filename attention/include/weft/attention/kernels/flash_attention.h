@@ -12,7 +12,7 @@ namespace weft::attention {
 /// (not causal or s <= p) and (no window or s > p - window).
 struct FlashAttentionOptions {
   bool causal = true;
-  int64_t window = 0;           ///< keys seen, the query's own included; 0 means all
+  int64_t window = 0;             ///< keys seen, the query's own included; 0 means all
   std::optional<double> scale{};  ///< of the scores, above 0; 1 / sqrt(D) unless set
 };
 
