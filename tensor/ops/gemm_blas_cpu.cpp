@@ -50,6 +50,12 @@ void blas_gemm(const GemmCall& call) {
   } else {
     run(cblas_sgemm);
   }
+  if (call.bias.data == nullptr) return;
+  const T* const bias = call.bias.as<const T>();
+  for (int64_t row = 0; row < call.m; ++row) {
+    T* const c = call.c.as<T>() + row * call.c.row_stride;
+    for (int64_t column = 0; column < call.n; ++column) c[column] += bias[column];
+  }
 }
 
 /// A block of `view` as dense f32 rows.
@@ -95,12 +101,14 @@ void half_gemm(const GemmCall& call) {
       }
       const auto store = [&]<class C>() {
         const float alpha = static_cast<float>(call.alpha), beta = static_cast<float>(call.beta);
+        const float* const bias = call.bias.from(0, 0, j).template as<const float>();
         for (int64_t row = 0; row < m; ++row) {
           C* const to = call.c.from(0, i + row, j).template as<C>();
           for (int64_t column = 0; column < n; ++column) {
-            const float value = alpha * c[row * n + column];
-            to[column] =
-                static_cast<C>(beta == 0 ? value : value + beta * static_cast<float>(to[column]));
+            float value = alpha * c[row * n + column];
+            if (beta != 0) value += beta * static_cast<float>(to[column]);
+            if (call.bias.data != nullptr) value += bias[column];
+            to[column] = static_cast<C>(value);
           }
         }
       };
@@ -148,6 +156,7 @@ void gemm_blas(const GemmCall& call) {
       part.a = call.a.from(index, split_rows ? from : 0, 0);
       part.b = call.b.from(index, 0, split_rows ? 0 : from);
       part.c = call.c.from(index, split_rows ? from : 0, split_rows ? 0 : from);
+      part.bias = call.bias.from(0, 0, split_rows ? 0 : from);
       (split_rows ? part.m : part.n) = to - from;
       run_one(part);
     }

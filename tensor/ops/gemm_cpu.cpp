@@ -88,6 +88,7 @@ void run_loops(const cpu::GemmCall& call, const BatchLoop& batch) {
       part.m = std::min(call.m - first, end - row);
       part.a = part.a.from(0, first, 0);
       part.c = part.c.from(0, first, 0);
+      part.bias = part.bias.from(0, first, 0);
       cpu::gemm_loops(part);
       row += part.m;
     }
@@ -111,29 +112,37 @@ void run_library(cpu::GemmCall call, const BatchLoop& batch) {
 
 }  // namespace
 
-void gemm_cpu(const Tensor& a, const Tensor& b, Tensor& c, GemmScale scale, Stream stream) {
+void gemm_cpu(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& epilogue,
+              Stream stream) {
   const bool is_row = c.size(-2) == 1 && c.size(-1) > 1;
   if (is_row || !has_dense_rows(c)) {
     Tensor flipped = c.transpose(-1, -2);
     if (has_dense_rows(
             flipped)) {  // c^T = b^T a^T; a row vector times b becomes b^T times a column
-      gemm_cpu(b.transpose(-1, -2), a.transpose(-1, -2), flipped, scale, stream);
+      GemmEpilogue turned = epilogue;
+      if (turned.bias.defined()) turned.bias = turned.bias.transpose(0, 1);
+      gemm_cpu(b.transpose(-1, -2), a.transpose(-1, -2), flipped, turned, stream);
     } else {
-      Tensor dense = scale.beta == 0 ? empty(c.shape(), c.dtype()) : c.clone();
-      gemm_cpu(a, b, dense, scale, stream);
+      Tensor dense = epilogue.beta == 0 ? empty(c.shape(), c.dtype()) : c.clone();
+      gemm_cpu(a, b, dense, epilogue, stream);
       c.copy_(dense);
     }
     return;
   }
   const Tensor left = with_dense_axis(a), right = with_dense_axis(b);
-  const cpu::GemmCall call{.m = c.size(-2),
-                           .n = c.size(-1),
-                           .k = a.size(-1),
-                           .a = matrix_of(left),
-                           .b = matrix_of(right),
-                           .c = matrix_of(c),
-                           .alpha = scale.alpha,
-                           .beta = scale.beta};
+  cpu::GemmCall call{.m = c.size(-2),
+                     .n = c.size(-1),
+                     .k = a.size(-1),
+                     .a = matrix_of(left),
+                     .b = matrix_of(right),
+                     .c = matrix_of(c),
+                     .alpha = epilogue.alpha,
+                     .beta = epilogue.beta};
+  if (epilogue.bias.defined()) {
+    call.bias = matrix_of(epilogue.bias);
+    if (epilogue.bias.size(0) == 1) call.bias.row_stride = 0;
+    if (epilogue.bias.size(1) == 1) call.bias.column_stride = 0;
+  }
   const BatchLoop batch(batch_axes(c.shape()), {batch_axes(c.strides()), batch_axes(left.strides()),
                                                 batch_axes(right.strides())});
   if (call.k == 0 || cpu::prefers_loops(call)) {

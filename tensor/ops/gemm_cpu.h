@@ -30,10 +30,12 @@ struct MatrixView {
   }
 };
 
-/// c = alpha a b + beta c for `batch` products of a [m, k] and b [k, n].
+/// c = alpha a b + beta c + bias for `batch` products of a [m, k] and b [k, n].
 struct GemmCall {
   int64_t batch = 1, m = 0, n = 0, k = 0;
   MatrixView a, b, c;
+  MatrixView bias =
+      {};  // without data: none. One row or one column, with stride 0 along the other axis
   double alpha = 1, beta = 0;
 };
 
@@ -44,8 +46,8 @@ bool prefers_loops(const GemmCall& call);
 /// sets the pace (matrix times vector).
 void gemm_loops(const GemmCall& call);
 
-// The libraries. They use all threads and take k >= 1, operands with one dense axis, and c with
-// dense rows.
+// The libraries. They use all threads and take k >= 1, operands with one dense axis, c with dense
+// rows, and a bias of one row.
 
 /// CBLAS: f64 and f32 as they are, bf16 and f16 through blocks of f32.
 void gemm_blas(const GemmCall& call);

@@ -38,12 +38,30 @@ Acc* scratch(int64_t count) {
       std::align(kAlignment, static_cast<size_t>(count) * sizeof(Acc), start, room));
 }
 
-/// Writes alpha * sum + beta * old.
+/// How sums become elements of c.
 template <class C, class Acc>
-void store(C& c, Acc sum, Acc alpha, Acc beta) {
-  const Acc value = alpha * sum;
-  c = static_cast<C>(beta == 0 ? value : value + beta * static_cast<Acc>(c));
-}
+struct Output {
+  explicit Output(const GemmCall& call)
+      : c(call.c),
+        bias(call.bias),
+        alpha(static_cast<Acc>(call.alpha)),
+        beta(static_cast<Acc>(call.beta)) {}
+
+  /// Sums of elements (row, first...) of c.
+  void store(int64_t row, int64_t first, const Acc* sums, int64_t count) const {
+    C* const to = c.as<C>() + row * c.row_stride + first * c.column_stride;
+    for (int64_t j = 0; j < count; ++j) {
+      Acc value = alpha * sums[j];
+      if (beta != 0) value += beta * static_cast<Acc>(to[j * c.column_stride]);
+      if (bias.data != nullptr)
+        value += bias.as<Acc>()[row * bias.row_stride + (first + j) * bias.column_stride];
+      to[j * c.column_stride] = static_cast<C>(value);
+    }
+  }
+
+  MatrixView c, bias;
+  Acc alpha, beta;
+};
 
 /// sums[r] = sum over k of a[k][r] * b[k][:], for panels packed densely.
 template <class Acc>
@@ -78,7 +96,7 @@ void multiply_matrices(const GemmCall& call) {
     }
   }
 
-  const Acc alpha = static_cast<Acc>(call.alpha), beta = static_cast<Acc>(call.beta);
+  const Output<C, Acc> output(call);
   typename Lanes<Acc>::Vector sums[kRows];
   for (int64_t row = 0; row < m; row += kRows) {
     const int64_t height = std::min(kRows, m - row);
@@ -91,12 +109,8 @@ void multiply_matrices(const GemmCall& call) {
     for (int64_t panel = 0; panel < panels; ++panel) {
       multiply_panels<Acc>(k, packed_a, packed_b + panel * k * kLanes, sums);
       const int64_t width = std::min(kLanes, n - panel * kLanes);
-      for (int64_t r = 0; r < height; ++r) {
-        C* const c =
-            call.c.as<C>() + (row + r) * call.c.row_stride + panel * kLanes * call.c.column_stride;
-        for (int64_t j = 0; j < width; ++j)
-          store(c[j * call.c.column_stride], sums[r][j], alpha, beta);
-      }
+      for (int64_t r = 0; r < height; ++r)
+        output.store(row + r, panel * kLanes, reinterpret_cast<const Acc*>(&sums[r]), width);
     }
   }
 }
@@ -107,9 +121,8 @@ void multiply_vector(const GemmCall& call) {
   using Acc = accumulator_t<T>;
   constexpr int64_t kLanes = Lanes<Acc>::kCount;
   const int64_t m = call.m, k = call.k;
-  const Acc alpha = static_cast<Acc>(call.alpha), beta = static_cast<Acc>(call.beta);
+  const Output<C, Acc> output(call);
   const T* const a = call.a.as<const T>();
-  C* const c = call.c.as<C>();
   const bool dense_rows = call.a.column_stride == 1;
   Acc* const x = scratch<Acc>(k + (dense_rows ? 0 : m));
   for (int64_t i = 0; i < k; ++i) x[i] = load(call.b.as<const T>()[i * call.b.row_stride]);
@@ -127,7 +140,7 @@ void multiply_vector(const GemmCall& call) {
       for (int64_t lane = 0; i < k; ++i, ++lane) parts[lane] += load(from[i]) * x[i];
       Acc sum = 0;
       for (const Acc part : parts) sum += part;
-      store(c[row * call.c.row_stride], sum, alpha, beta);
+      output.store(row, 0, &sum, 1);
     }
     return;
   }
@@ -137,7 +150,7 @@ void multiply_vector(const GemmCall& call) {
     const T* const from = a + i * call.a.column_stride;
     for (int64_t row = 0; row < m; ++row) sums[row] += load(from[row * call.a.row_stride]) * x[i];
   }
-  for (int64_t row = 0; row < m; ++row) store(c[row * call.c.row_stride], sums[row], alpha, beta);
+  for (int64_t row = 0; row < m; ++row) output.store(row, 0, sums + row, 1);
 }
 
 template <class T, class C>

@@ -2,6 +2,7 @@
 #include <bit>
 #include <memory>
 #include <string_view>
+#include <unordered_map>
 
 #include <dnnl.hpp>
 
@@ -21,7 +22,7 @@ const dnnl::engine& engine() {
 }
 
 /// Everything that a primitive depends on.
-using Key = std::array<int64_t, 18>;
+using Key = std::array<int64_t, 19>;
 
 struct KeyHash {
   size_t operator()(const Key& key) const {
@@ -35,7 +36,7 @@ struct KeyHash {
 };
 
 struct Primitive {
-  dnnl::memory::desc a, b, c, scratchpad;
+  dnnl::memory::desc a, b, c, bias, scratchpad;
   dnnl::matmul matmul;
 };
 
@@ -51,6 +52,13 @@ dnnl::memory::desc describe_operand(const MatrixView& view, int64_t batch, int64
   return {{repeated ? 1 : batch, rows, columns},
           data_type(view.dtype),
           {repeated ? rows * columns : view.batch_stride, view.row_stride, view.column_stride}};
+}
+
+/// An empty description stands for no bias.
+dnnl::memory::desc describe_bias(const GemmCall& call) {
+  if (call.bias.data == nullptr) return {};
+  if (call.batch == 1) return {{1, call.n}, data_type(call.bias.dtype), {call.n, 1}};
+  return {{1, 1, call.n}, data_type(call.bias.dtype), {call.n, call.n, 1}};
 }
 
 std::shared_ptr<const Primitive> make_primitive(const GemmCall& call) {
@@ -70,17 +78,19 @@ std::shared_ptr<const Primitive> make_primitive(const GemmCall& call) {
   const auto a = describe_operand(call.a, call.batch, call.m, call.k);
   const auto b = describe_operand(call.b, call.batch, call.k, call.n);
   const auto c = describe_operand(call.c, call.batch, call.m, call.n);
+  const auto bias = describe_bias(call);
   try {
 #if DNNL_VERSION_MAJOR >= 3
-    const dnnl::matmul::primitive_desc plan(engine(), a, b, c, attributes);
+    const dnnl::matmul::primitive_desc plan(engine(), a, b, bias, c, attributes);
 #else
-    const dnnl::matmul::primitive_desc plan(dnnl::matmul::desc(a, b, c), attributes, engine());
+    const dnnl::matmul::primitive_desc plan(dnnl::matmul::desc(a, b, bias, c), attributes,
+                                            engine());
 #endif
     // The reference implementation is hundreds of times slower than the others.
     if (std::string_view(plan.impl_info_str()).find("ref") != std::string_view::npos)
       return nullptr;
     return std::make_shared<Primitive>(
-        Primitive{a, b, c, plan.scratchpad_desc(), dnnl::matmul(plan)});
+        Primitive{a, b, c, bias, plan.scratchpad_desc(), dnnl::matmul(plan)});
   } catch (const dnnl::error& error) {
     if (error.status == dnnl_unimplemented) return nullptr;
     throw;
@@ -107,6 +117,7 @@ std::shared_ptr<const Primitive> find_primitive(const GemmCall& call) {
                    call.c.column_stride,
                    std::bit_cast<int64_t>(call.alpha),
                    std::bit_cast<int64_t>(call.beta),
+                   call.bias.data != nullptr,
                    num_threads()};
   return cache.get_or_make(key, [&] { return make_primitive(call); });
 }
@@ -121,12 +132,15 @@ bool gemm_onednn(const GemmCall& call) {
     return dnnl::memory(description, engine(), data);
   };
   const Tensor scratch = empty({static_cast<int64_t>(primitive->scratchpad.get_size())}, DType::u8);
+  std::unordered_map<int, dnnl::memory> arguments{
+      {DNNL_ARG_SRC, memory(primitive->a, call.a.data)},
+      {DNNL_ARG_WEIGHTS, memory(primitive->b, call.b.data)},
+      {DNNL_ARG_DST, memory(primitive->c, call.c.data)},
+      {DNNL_ARG_SCRATCHPAD, memory(primitive->scratchpad, scratch.raw_data())}};
+  if (call.bias.data != nullptr)
+    arguments.emplace(DNNL_ARG_BIAS, memory(primitive->bias, call.bias.data));
   dnnl::stream stream(engine());
-  primitive->matmul.execute(
-      stream, {{DNNL_ARG_SRC, memory(primitive->a, call.a.data)},
-               {DNNL_ARG_WEIGHTS, memory(primitive->b, call.b.data)},
-               {DNNL_ARG_DST, memory(primitive->c, call.c.data)},
-               {DNNL_ARG_SCRATCHPAD, memory(primitive->scratchpad, scratch.raw_data())}});
+  primitive->matmul.execute(stream, arguments);
   return true;
 }
 

@@ -12,7 +12,7 @@
 namespace weft {
 namespace {
 
-constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, GemmScale, Stream)> kGemm{
+constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, const GemmEpilogue&, Stream)> kGemm{
     "matmul", &gemm_cpu, WEFT_CUDA_KERNEL(gemm_cuda)};
 
 /// A product with both operands brought to [batch..., M, K] and [batch..., K, N].
@@ -90,7 +90,7 @@ bool repeats_over_batch(const Tensor& tensor) {
   return true;
 }
 
-void run(const Product& product, Tensor out, GemmScale scale) {
+void run(const Product& product, Tensor out, const GemmEpilogue& epilogue) {
   if (out.numel() == 0) return;
   // x [batch..., M, K] times one matrix is a single tall product.
   if (out.rank() > 2 && repeats_over_batch(product.b)) {
@@ -99,11 +99,11 @@ void run(const Product& product, Tensor out, GemmScale scale) {
     if (a.defined() && c.defined()) {
       Tensor b = product.b;
       while (b.rank() > 2) b = b.select(0, 0);
-      gemm(a, b, c, scale);
+      gemm(a, b, c, epilogue);
       return;
     }
   }
-  gemm(product.a, product.b, out, scale);
+  gemm(product.a, product.b, out, epilogue);
 }
 
 /// Bytes of its storage that a tensor spans: [first, last).
@@ -124,8 +124,9 @@ bool may_overlap(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-void gemm(const Tensor& a, const Tensor& b, Tensor& c, GemmScale scale) {
-  kGemm(c.device())(a, b, c, scale, current_stream(c.device()));
+void gemm(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& epilogue) {
+  if (c.numel() == 0) return;
+  kGemm(c.device())(a, b, c, epilogue, current_stream(c.device()));
 }
 
 Tensor matmul(const Tensor& a, const Tensor& b, const MatmulOptions& options) {

@@ -1,0 +1,25 @@
+#include "weft/autograd/functions/linear.h"
+
+#include "weft/autograd/node.h"
+#include "weft/tensor/ops/linear.h"
+
+namespace weft::autograd {
+
+Variable linear(const Variable& x, const Variable& weight, const Variable& bias) {
+  const bool has_bias = bias.defined();
+  Tensor y = weft::linear(x.data(), weight.data(), has_bias ? bias.data() : Tensor());
+  const bool want_dx = x.requires_grad(), want_dweight = weight.requires_grad();
+  const bool want_dbias = has_bias && bias.requires_grad();
+  return record(
+      "linear", std::move(y), {x, weight, bias},
+      [x = want_dweight ? SavedTensor(x.data()) : SavedTensor(),
+       weight = want_dx ? SavedTensor(weight.data()) : SavedTensor(), weight_dtype = weight.dtype(),
+       want_dbias,
+       bias_dtype = has_bias ? bias.dtype() : DType::f32](const Tensor& dy) -> std::vector<Tensor> {
+        return {weight.defined() ? linear_backward_input(dy, weight.get()) : Tensor(),
+                x.defined() ? linear_backward_weight(dy, x.get(), weight_dtype) : Tensor(),
+                want_dbias ? linear_backward_bias(dy, bias_dtype) : Tensor()};
+      });
+}
+
+}  // namespace weft::autograd

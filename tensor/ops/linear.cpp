@@ -1,0 +1,104 @@
+#include "weft/tensor/ops/linear.h"
+
+#include "weft/tensor/check.h"
+#include "weft/tensor/ops/matmul.h"
+
+#include "ops/gemm.h"
+
+namespace weft {
+namespace {
+
+/// [..., E] as [rows, E]; a copy where the leading axes cannot be merged.
+Tensor as_rows(const Tensor& x) {
+  if (x.rank() == 2) return x;
+  const int64_t columns = x.size(-1);
+  int64_t rows = 1;
+  for (int axis = 0; axis + 1 < x.rank(); ++axis) rows *= x.shape()[axis];
+  return x.reshape({rows, columns});
+}
+
+void check_weight(const char* op, const char* name, const Tensor& x, const Tensor& weight) {
+  WEFT_CHECK(x.defined() && weight.defined(), ShapeError, "{}: {} is {}, weight is {}", op, name, x,
+             weight);
+  WEFT_CHECK(x.device() == weight.device(), DeviceError, "{}: {} is {}, weight is {}", op, name, x,
+             weight);
+  WEFT_CHECK(is_floating(x.dtype()), DTypeError, "{}: {} must be f64, f32, bf16 or f16, got {}", op,
+             name, x);
+  WEFT_CHECK(
+      weight.dtype() == x.dtype() || (weight.dtype() == DType::f32 && x.dtype() != DType::f64),
+      DTypeError, "{}: weight must be of the type of {} or f32; got weight {}, {} {}", op, name,
+      weight, name, x);
+  WEFT_CHECK(weight.rank() == 2, ShapeError, "{}: weight must be [N, K], got {}", op, weight);
+}
+
+/// Rows times a weight in the type of the rows: [..., E] x [E, F] -> [..., F].
+Tensor multiply_rows(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  Shape shape = x.shape();
+  shape[shape.rank() - 1] = weight.size(1);
+  const Tensor y = empty(shape, x.dtype(), x.device());
+  if (y.numel() == 0) return y;
+  GemmEpilogue epilogue;
+  if (bias.defined()) {
+    const DType dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+    epilogue.bias = bias.to(dtype).contiguous().view({1, bias.numel()});
+  }
+  Tensor rows = as_rows(y);
+  gemm(as_rows(x), weight, rows, epilogue);
+  return y;
+}
+
+void check_gradient_operands(const char* op, const Tensor& dy, const Tensor& x) {
+  WEFT_CHECK(dy.defined() && x.defined() && dy.rank() >= 1 && dy.rank() == x.rank(), ShapeError,
+             "{}: dy is {}, x is {}; they must have the same leading axes", op, dy, x);
+  for (int axis = 0; axis + 1 < x.rank(); ++axis) {
+    WEFT_CHECK(dy.shape()[axis] == x.shape()[axis], ShapeError,
+               "{}: dy is {}, x is {}; they must have the same leading axes", op, dy, x);
+  }
+}
+
+}  // namespace
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_weight("linear", "x", x, weight);
+  WEFT_CHECK(x.rank() >= 1 && x.size(-1) == weight.size(1), ShapeError,
+             "linear: the last axis of x {} does not have the {} inputs of weight {}", x,
+             weight.size(1), weight);
+  if (bias.defined()) {
+    WEFT_CHECK(bias.rank() == 1 && bias.size(0) == weight.size(0), ShapeError,
+               "linear: bias {} does not have the {} outputs of weight {}", bias, weight.size(0),
+               weight);
+    WEFT_CHECK(bias.dtype() == x.dtype() || bias.dtype() == weight.dtype(), DTypeError,
+               "linear: bias must be of the type of x or weight; got bias {}, x {}, weight {}",
+               bias, x, weight);
+    WEFT_CHECK(bias.device() == x.device(), DeviceError, "linear: x is {}, bias is {}", x, bias);
+  }
+  return multiply_rows(x, low_precision_copy(weight, x.dtype()).transpose(0, 1), bias);
+}
+
+Tensor linear_backward_input(const Tensor& dy, const Tensor& weight) {
+  check_weight("linear_backward_input", "dy", dy, weight);
+  WEFT_CHECK(dy.rank() >= 1 && dy.size(-1) == weight.size(0), ShapeError,
+             "linear_backward_input: the last axis of dy {} does not have the {} outputs of weight "
+             "{}",
+             dy, weight.size(0), weight);
+  return multiply_rows(dy, low_precision_copy(weight, dy.dtype()), {});
+}
+
+Tensor linear_backward_weight(const Tensor& dy, const Tensor& x, std::optional<DType> out_dtype) {
+  check_gradient_operands("linear_backward_weight", dy, x);
+  return matmul(as_rows(dy), as_rows(x), {.transpose_a = true, .out_dtype = out_dtype});
+}
+
+void linear_backward_weight_into(Tensor& dweight, const Tensor& dy, const Tensor& x, double beta) {
+  check_gradient_operands("linear_backward_weight_into", dy, x);
+  matmul_into(dweight, as_rows(dy), as_rows(x), beta, {.transpose_a = true});
+}
+
+Tensor linear_backward_bias(const Tensor& dy, std::optional<DType> out_dtype) {
+  WEFT_CHECK(dy.defined() && dy.rank() >= 1, ShapeError,
+             "linear_backward_bias: dy must be [..., N], got {}", dy);
+  const Tensor rows = as_rows(dy);
+  return matmul(ones({rows.size(0)}, dy.dtype(), dy.device()), rows, {.out_dtype = out_dtype});
+}
+
+}  // namespace weft
