@@ -4,6 +4,7 @@
 // fixed lane order: plain loops over them are not vectorised without giving up IEEE semantics.
 // Built on the compiler's vector extension, so the same source serves every instruction set.
 // Kernels over bf16 and f16 load and store those types and compute in float.
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -15,6 +16,8 @@
 #endif
 
 #include "weft/tensor/dtype.h"
+
+#include "ops/strided.h"
 
 namespace weft::simd {
 
@@ -63,9 +66,16 @@ inline Vec<accumulator_t<T>> load(const T* from, Full = {}) {
     std::memcpy(&value, from, sizeof(value));
     return value;
   } else if constexpr (std::is_same_v<T, bf16>) {
+#if defined(__AVX512F__)
+    // Spelled out: the conversion below becomes two halves and their insertion.
+    const __m512i words = _mm512_maskz_cvtepu16_epi32(
+        0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    return std::bit_cast<Vec<float>>(std::bit_cast<WordVec>(words) << 16);
+#else
     HalfWordVec bits;
     std::memcpy(&bits, from, sizeof(bits));
     return std::bit_cast<Vec<float>>(__builtin_convertvector(bits, WordVec) << 16);
+#endif
   } else {
 #if defined(__AVX512F__)
     return std::bit_cast<Vec<float>>(
@@ -83,10 +93,21 @@ inline Vec<accumulator_t<T>> load(const T* from, Full = {}) {
 
 namespace detail {
 inline HalfWordVec bf16_bits(Vec<float> value) {
+#if defined(__AVX512BF16__)
+  // Flushes numbers below 2^-126 to zero, unlike the conversion below.
+  return std::bit_cast<HalfWordVec>(_mm512_cvtneps_pbh(std::bit_cast<__m512>(value)));
+#else
   const WordVec u = std::bit_cast<WordVec>(value);
   const WordVec rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   const auto is_nan = (u & 0x7fffffffu) > 0x7f800000u;
-  return __builtin_convertvector(is_nan ? ((u >> 16) | 0x40u) : rounded, HalfWordVec);
+  const WordVec bits = is_nan ? ((u >> 16) | 0x40u) : rounded;
+#if defined(__AVX512F__)
+  return std::bit_cast<HalfWordVec>(
+      _mm512_maskz_cvtepi32_epi16(0xffff, std::bit_cast<__m512i>(bits)));
+#else
+  return __builtin_convertvector(bits, HalfWordVec);
+#endif
+#endif
 }
 }  // namespace detail
 
@@ -151,12 +172,26 @@ inline Vec<accumulator_t<T>> round_to(Vec<accumulator_t<T>> value) {
   }
 }
 
+/// a > b ? a : b, so b where either is NaN.
 template <class V>
 inline V max(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>) {
+    return std::bit_cast<V>(
+        _mm512_maskz_max_ps(0xffff, std::bit_cast<__m512>(a), std::bit_cast<__m512>(b)));
+  }
+#endif
   return a > b ? a : b;
 }
+/// a < b ? a : b, so b where either is NaN.
 template <class V>
 inline V min(V a, V b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<V, Vec<float>>) {
+    return std::bit_cast<V>(
+        _mm512_maskz_min_ps(0xffff, std::bit_cast<__m512>(a), std::bit_cast<__m512>(b)));
+  }
+#endif
   return a < b ? a : b;
 }
 
@@ -202,6 +237,30 @@ inline void for_each_vector(int64_t count, Body&& body) {
   }
   for (; i + kStep <= count; i += kStep) body(i, Full{}, std::integral_constant<int, 0>{});
   if (i < count) body(i, Tail{static_cast<int>(count - i)}, std::integral_constant<int, 0>{});
+}
+
+/// Calls body(at, lanes) for vectors that cover an elementwise loop over N operands, on all
+/// threads: element k of a vector of operand i lies at at[i] + k. Runs that are not dense in all
+/// operands go one element at a time.
+template <class A, int N, class Body>
+inline void for_each_vector(const StridedLoop<N>& loop, Body&& body) {
+  constexpr int64_t kGrain = 16384;
+  loop.for_each_run(kGrain, [&](std::array<int64_t, N> at, const auto& strides, int64_t count) {
+    bool dense = true;
+    for (int operand = 0; operand < N; ++operand) dense = dense && strides[operand] == 1;
+    if (dense) {
+      for_each_vector<A>(count, [&](int64_t i, auto lanes, auto) {
+        std::array<int64_t, N> here;
+        for (int operand = 0; operand < N; ++operand) here[operand] = at[operand] + i;
+        body(here, lanes);
+      });
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        body(at, Tail{1});
+        for (int operand = 0; operand < N; ++operand) at[operand] += strides[operand];
+      }
+    }
+  });
 }
 
 /// kUnroll partial sums of a row.

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "weft/tensor/stream.h"
+#include "weft/tensor/tensor.h"
+
+namespace weft {
+
+enum class Activation { silu, gelu_exact, gelu_tanh };
+
+// Operands of a call share shape and type; layouts are free.
+void activation_forward_cpu(Activation activation, const Tensor& x, Tensor& y, Stream stream);
+void activation_backward_cpu(Activation activation, const Tensor& dy, const Tensor& x, Tensor& dx,
+                             Stream stream);
+void swiglu_forward_cpu(const Tensor& gate, const Tensor& up, Tensor& y, Stream stream);
+void swiglu_backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                         Tensor& dup, Stream stream);
+
+}  // namespace weft

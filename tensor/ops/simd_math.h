@@ -1,0 +1,84 @@
+#pragma once
+
+// Elementary functions of whole vectors, for kernels that mix them with sums: as vector_math.h,
+// and shorter where AVX-512 has instructions for a step.
+#include "ops/simd.h"
+#include "ops/vector_math.h"
+
+namespace weft::simd {
+
+/// function(lane) of every lane; the compiler turns it into vector code where the function is one
+/// of vector_math.h.
+template <class A, class Function>
+inline Vec<A> map(Vec<A> v, Function function) {
+  A lanes[kLanes<A>];
+  std::memcpy(lanes, &v, sizeof(v));
+  for (int lane = 0; lane < kLanes<A>; ++lane) lanes[lane] = function(lanes[lane]);
+  std::memcpy(&v, lanes, sizeof(v));
+  return v;
+}
+
+#if defined(__AVX512F__)
+namespace detail {
+/// e^x for x in [-104, 89] or NaN.
+inline Vec<float> bounded_exp(Vec<float> x) {
+  // x = n ln 2 + r
+  const Vec<float> n = std::bit_cast<Vec<float>>(_mm512_maskz_roundscale_ps(
+      0xffff, std::bit_cast<__m512>(x * weft::detail::kLog2E), _MM_FROUND_TO_NEAREST_INT));
+  const Vec<float> r = (x - n * weft::detail::kLn2High) - n * weft::detail::kLn2Low;
+  Vec<float> q = broadcast(0x1.6a2414p-10f);  // (e^r - 1 - r) / r^2 by a minimax fit
+  q = q * r + 0x1.1239f6p-7f;
+  q = q * r + 0x1.5558f2p-5f;
+  q = q * r + 0x1.555492p-3f;
+  q = q * r + 0x1.fffffcp-2f;
+  const Vec<float> p = 1.0f + (r + r * r * q);
+  return std::bit_cast<Vec<float>>(
+      _mm512_maskz_scalef_ps(0xffff, std::bit_cast<__m512>(p), std::bit_cast<__m512>(n)));
+}
+}  // namespace detail
+#endif
+
+/// e^x, within 2.5 units in the last place.
+inline Vec<double> exp(Vec<double> x) {
+  return map<double>(x, [](double lane) { return vexp(lane); });
+}
+inline Vec<float> exp(Vec<float> x) {
+#if defined(__AVX512F__)
+  // Beyond these the result is infinity or zero anyway. NaN passes both.
+  return detail::bounded_exp(max(broadcast(-104.0f), min(broadcast(89.0f), x)));
+#else
+  return map<float>(x, [](float lane) { return vexp(lane); });
+#endif
+}
+
+/// e^x for x <= 0.
+inline Vec<double> exp_nonpositive(Vec<double> x) {
+  return exp(x);
+}
+inline Vec<float> exp_nonpositive(Vec<float> x) {
+#if defined(__AVX512F__)
+  return detail::bounded_exp(max(broadcast(-104.0f), x));
+#else
+  return exp(x);
+#endif
+}
+
+/// 1 / (1 + e^-x), within 4 units in the last place; zero below -87 in float.
+inline Vec<double> sigmoid(Vec<double> x) {
+  return map<double>(x, [](double lane) { return vsigmoid(lane); });
+}
+inline Vec<float> sigmoid(Vec<float> x) {
+#if defined(__AVX512F__)
+  const Vec<float> bounded = max(broadcast(-87.0f), min(broadcast(104.0f), x));
+  const Vec<float> d = 1.0f + detail::bounded_exp(-bounded);  // its reciprocal is a normal number
+  // An estimate of 14 bits and one step of Newton cost less than a division.
+  const Vec<float> estimate =
+      std::bit_cast<Vec<float>>(_mm512_maskz_rcp14_ps(0xffff, std::bit_cast<__m512>(d)));
+  const Vec<float> s = estimate + estimate * (1.0f - d * estimate);
+  return x < -87.0f ? Vec<float>{} : s;
+#else
+  return map<float>(x, [](float lane) { return vsigmoid(lane); });
+#endif
+}
+
+}  // namespace weft::simd
