@@ -33,8 +33,12 @@ function(weft_add_test name)
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} weft_flags weft_test_support GTest::gtest GTest::gmock GTest::gtest_main)
   # Tests are compiled for quick building; the libraries under test keep their full optimisation.
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
-  gtest_discover_tests(${name} TEST_FILTER -*Slow* PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
-                       DISCOVERY_TIMEOUT 60)
-  gtest_discover_tests(${name} TEST_FILTER *Slow* TEST_LIST ${name}_slow_TESTS
-                       PROPERTIES LABELS "${ARG_LABELS};slow" TIMEOUT 1500 DISCOVERY_TIMEOUT 60)
+  # CTest runs several at once, each with a thread per core: those that wait must sleep, not spin.
+  set(environment OMP_WAIT_POLICY=passive)
+  gtest_discover_tests(
+    ${name} TEST_FILTER -*Slow* DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT ${environment})
+  gtest_discover_tests(
+    ${name} TEST_FILTER *Slow* TEST_LIST ${name}_slow_TESTS DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS "${ARG_LABELS};slow" TIMEOUT 1500 ENVIRONMENT ${environment})
 endfunction()

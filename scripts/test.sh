@@ -44,7 +44,5 @@ cmake --build "$build" --parallel "$jobs" >&2 || die "the build failed; its mess
 say "built in $(minutes $SECONDS)"
 
 say "testing"
-# Tests run side by side, each with as many threads as there are cores: waiting threads must sleep, not spin.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$jobs" \
   ${ctest_arguments[@]+"${ctest_arguments[@]}"} || die "tests failed; they are listed above"
