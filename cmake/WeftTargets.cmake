@@ -36,9 +36,9 @@ function(weft_add_test name)
   # CTest runs several at once, each with a thread per core: those that wait must sleep, not spin.
   set(environment OMP_WAIT_POLICY=passive)
   gtest_discover_tests(
-    ${name} TEST_FILTER -*Slow* DISCOVERY_TIMEOUT 60
+    ${name} TEST_FILTER -*Slow* NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT ${environment})
   gtest_discover_tests(
-    ${name} TEST_FILTER *Slow* TEST_LIST ${name}_slow_TESTS DISCOVERY_TIMEOUT 60
+    ${name} TEST_FILTER *Slow* TEST_LIST ${name}_slow_TESTS NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS "${ARG_LABELS};slow" TIMEOUT 1500 ENVIRONMENT ${environment})
 endfunction()
