@@ -17,8 +17,15 @@ constexpr Kernel<void(const FlashAttentionBackwardParams&, Stream)> kBackward{
     "flash_attention_backward", &flash_attention_backward_cpu,
     WEFT_CUDA_KERNEL(flash_attention_backward_cuda)};
 
+constexpr const char* kBackwardName = "flash_attention_backward";
+
+bool has_dense_rows(const Tensor& x) {
+  return x.size(-1) <= 1 || x.stride(-1) == 1;
+}
+
+/// x with a dense last axis. What is no tensor of four axes is left to the checks.
 Tensor with_dense_rows(const Tensor& x) {
-  return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous();
+  return !x.defined() || x.rank() != 4 || has_dense_rows(x) ? x : x.contiguous();
 }
 
 HeadsView view_of(const Tensor& x) {
@@ -90,9 +97,8 @@ FlashAttentionParams make_params(const char* op, const Tensor& q, const Tensor& 
 
 FlashAttentionOutput flash_attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                              const FlashAttentionOptions& options) {
-  const Tensor q_rows = q.defined() && q.rank() == 4 ? with_dense_rows(q) : q;
-  const Tensor k_rows = k.defined() && k.rank() == 4 ? with_dense_rows(k) : k;
-  const Tensor v_rows = v.defined() && v.rank() == 4 ? with_dense_rows(v) : v;
+  const Tensor q_rows = with_dense_rows(q), k_rows = with_dense_rows(k),
+               v_rows = with_dense_rows(v);
   FlashAttentionParams params = make_params("flash_attention", q_rows, k_rows, v_rows, options);
   FlashAttentionOutput out{
       empty({params.batch, params.queries, params.heads, params.value_dim}, q.dtype(), q.device()),
@@ -107,10 +113,21 @@ FlashAttentionGradients flash_attention_backward(const Tensor& dout, const Tenso
                                                  const Tensor& k, const Tensor& v, const Tensor& o,
                                                  const Tensor& lse,
                                                  const FlashAttentionOptions& options) {
-  constexpr const char* kOp = "flash_attention_backward";
-  const Tensor q_rows = q.defined() && q.rank() == 4 ? with_dense_rows(q) : q;
-  const Tensor k_rows = k.defined() && k.rank() == 4 ? with_dense_rows(k) : k;
-  const Tensor v_rows = v.defined() && v.rank() == 4 ? with_dense_rows(v) : v;
+  make_params(kBackwardName, q, k, v, options);  // for its checks
+  FlashAttentionGradients grads{empty(q.shape(), q.dtype(), q.device()),
+                                empty(k.shape(), k.dtype(), k.device()),
+                                empty(v.shape(), v.dtype(), v.device())};
+  flash_attention_backward_into(grads, dout, q, k, v, o, lse, options);
+  return grads;
+}
+
+void flash_attention_backward_into(FlashAttentionGradients& grads, const Tensor& dout,
+                                   const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const Tensor& o, const Tensor& lse,
+                                   const FlashAttentionOptions& options) {
+  constexpr const char* kOp = kBackwardName;
+  const Tensor q_rows = with_dense_rows(q), k_rows = with_dense_rows(k),
+               v_rows = with_dense_rows(v);
   FlashAttentionBackwardParams params;
   static_cast<FlashAttentionParams&>(params) = make_params(kOp, q_rows, k_rows, v_rows, options);
   const Shape out_shape{params.batch, params.queries, params.heads, params.value_dim};
@@ -118,23 +135,27 @@ FlashAttentionGradients flash_attention_backward(const Tensor& dout, const Tenso
   check_like(kOp, "dout", dout, out_shape, q.dtype(), q.device());
   check_like(kOp, "o", o, out_shape, q.dtype(), q.device());
   check_like(kOp, "lse", lse, {params.batch, params.heads, params.queries}, sum_type, q.device());
+  check_like(kOp, "dq", grads.dq, q.shape(), q.dtype(), q.device());
+  check_like(kOp, "dk", grads.dk, k.shape(), q.dtype(), q.device());
+  check_like(kOp, "dv", grads.dv, v.shape(), q.dtype(), q.device());
+  for (const Tensor* grad : {&grads.dq, &grads.dk, &grads.dv}) {
+    WEFT_CHECK(has_dense_rows(*grad), ShapeError,
+               "{}: the last axis of dq, dk and dv must be dense, got {} with stride {}", kOp,
+               *grad, grad->stride(-1));
+  }
   const Tensor dout_rows = with_dense_rows(dout);
   const Tensor o_rows = with_dense_rows(o);
   const Tensor lse_dense = lse.contiguous();
   params.dout = view_of(dout_rows);
   params.o = view_of(o_rows);
   params.lse = lse_dense.raw_data();
-
-  FlashAttentionGradients grads{empty(q.shape(), q.dtype(), q.device()),
-                                empty(k.shape(), k.dtype(), k.device()),
-                                empty(v.shape(), v.dtype(), v.device())};
+  params.dq = view_of(grads.dq);
   params.dk = view_of(grads.dk);
   params.dv = view_of(grads.dv);
-  params.dq = view_of(grads.dq);
   const Tensor dq_sum = sum_type == q.dtype() ? grads.dq : empty(q.shape(), sum_type, q.device());
-  params.dq_sum = dq_sum.raw_data();
+  params.dq_sum = view_of(dq_sum);
   if (q.numel() + k.numel() > 0) kBackward(q.device())(params, current_stream(q.device()));
-  return grads;
+  for (const Tensor* grad : {&grads.dq, &grads.dk, &grads.dv}) grad->storage()->bump_version();
 }
 
 }  // namespace weft::attention

@@ -70,12 +70,16 @@ class Backward {
         run_chunk(task % pairs / p_.kv_heads, task % p_.kv_heads, task / pairs, scratch.of(thread));
     });
     if constexpr (!std::is_same_v<T, A>) {
-      const A* const sum = static_cast<const A*>(p_.dq_sum);
-      T* const dq = static_cast<T*>(p_.dq.data);
-      parallel_for(0, p_.batch * p_.queries * p_.heads * p_.dim, 1 << 15,
-                   [&](int64_t begin, int64_t end) {
-                     for (int64_t i = begin; i < end; ++i) dq[i] = static_cast<T>(sum[i]);
-                   });
+      parallel_for(0, p_.batch * p_.queries, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t b = i / p_.queries, t = i % p_.queries;
+          for (int64_t h = 0; h < p_.heads; ++h) {
+            const A* const sum = dq_row(b, t, h);
+            T* const dq = const_cast<T*>(at(p_.dq, b, t, h));
+            for (int64_t d = 0; d < p_.dim; ++d) dq[d] = static_cast<T>(sum[d]);
+          }
+        }
+      });
     }
   }
 
@@ -85,7 +89,8 @@ class Backward {
            head * view.head_stride;
   }
   A* dq_row(int64_t b, int64_t t, int64_t h) const {
-    return static_cast<A*>(p_.dq_sum) + ((b * p_.queries + t) * p_.heads + h) * p_.dim;
+    return static_cast<A*>(p_.dq_sum.data) + b * p_.dq_sum.batch_stride + t * p_.dq_sum.row_stride +
+           h * p_.dq_sum.head_stride;
   }
   FlashAttentionParams::Range chunks_of(int64_t tile) const {
     const auto range =

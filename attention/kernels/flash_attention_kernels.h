@@ -42,7 +42,7 @@ struct FlashAttentionParams {
 struct FlashAttentionBackwardParams : FlashAttentionParams {
   HeadsView dout, dq, dk, dv;
   /// Sums over keys of dq [B, T, H, D] in the accumulator type: dq itself where types agree.
-  void* dq_sum = nullptr;
+  HeadsView dq_sum;
 };
 
 void flash_attention_forward_cpu(const FlashAttentionParams& params, Stream stream);

@@ -43,4 +43,11 @@ FlashAttentionGradients flash_attention_backward(const Tensor& dout, const Tenso
                                                  const Tensor& lse,
                                                  const FlashAttentionOptions& options = {});
 
+/// The same into existing tensors, which may be views of a larger one (their last axis dense) and
+/// must not overlap the inputs.
+void flash_attention_backward_into(FlashAttentionGradients& grads, const Tensor& dout,
+                                   const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const Tensor& o, const Tensor& lse,
+                                   const FlashAttentionOptions& options = {});
+
 }  // namespace weft::attention

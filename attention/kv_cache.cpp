@@ -1,0 +1,41 @@
+#include "weft/attention/kv_cache.h"
+
+#include "weft/tensor/check.h"
+
+namespace weft::attention {
+
+KvCache::KvCache(int64_t batch, int64_t capacity, int64_t kv_heads, int64_t dim, int64_t value_dim,
+                 DType dtype, Device device) {
+  WEFT_CHECK(batch >= 1 && capacity >= 1, ConfigError,
+             "KvCache: needs at least 1 sequence and 1 token, got {} and {}", batch, capacity);
+  k_ = empty({batch, kv_heads, capacity, dim}, dtype, device);
+  v_ = empty({batch, kv_heads, capacity, value_dim}, dtype, device);
+}
+
+int64_t KvCache::bytes() const {
+  return (k_.numel() + v_.numel()) * static_cast<int64_t>(size_of(k_.dtype()));
+}
+
+void KvCache::append(const Tensor& k, const Tensor& v) {
+  const int64_t count = k.size(1);
+  WEFT_CHECK(k.size(0) == k_.size(0), ShapeError, "KvCache: made for {} sequences, got keys {}",
+             k_.size(0), k);
+  WEFT_CHECK(k.dtype() == k_.dtype(), DTypeError, "KvCache: made for {}, got keys {}", k_.dtype(),
+             k);
+  WEFT_CHECK(length_ + count <= capacity(), ShapeError,
+             "KvCache: {} tokens cached and {} more exceed the capacity of {}", length_, count,
+             capacity());
+  k_.slice(2, length_, length_ + count).copy_(k.transpose(1, 2));
+  v_.slice(2, length_, length_ + count).copy_(v.transpose(1, 2));
+  length_ += count;
+}
+
+Tensor KvCache::keys() const {
+  return k_.slice(2, 0, length_).transpose(1, 2);
+}
+
+Tensor KvCache::values() const {
+  return v_.slice(2, 0, length_).transpose(1, 2);
+}
+
+}  // namespace weft::attention

@@ -1,0 +1,111 @@
+#include "weft/attention/functions.h"
+
+#include "weft/attention/kernels/rotary_embedding.h"
+#include "weft/autograd/grad_check.h"
+#include "weft/autograd/node.h"
+
+#include "attention_test_data.h"
+
+namespace weft::attention {
+namespace {
+
+using autograd::grad_check;
+using testing::largest_difference;
+using testing::message_of;
+using testing::random_tensor;
+using testing::same_bits;
+
+Variable leaf(const Shape& shape, uint64_t seed, DType dtype = DType::f64) {
+  return Variable(random_tensor(shape, dtype, seed), true);
+}
+
+TEST(FlashAttentionFunction, GradientsAgreeWithFiniteDifferences) {
+  struct Case {
+    int64_t queries, keys, heads, kv_heads, dim, value_dim;
+    FlashAttentionOptions options;
+  };
+  const Case cases[] = {
+      {5, 5, 2, 1, 4, 3, {}},   {17, 17, 2, 2, 6, 4, {.window = 5}},
+      {3, 20, 4, 2, 8, 6, {}},  {9, 9, 3, 1, 5, 7, {.causal = false, .scale = 0.7}},
+      {12, 7, 2, 1, 4, 4, {}},  {1, 1, 1, 1, 2, 2, {}},
+      {70, 70, 2, 1, 4, 4, {}}, {4, 70, 2, 1, 4, 4, {.window = 66}},
+  };
+  for (const Case& c : cases) {
+    const auto result = grad_check(
+        [&](const std::vector<Variable>& x) {
+          return flash_attention(x[0], x[1], x[2], c.options);
+        },
+        {leaf({2, c.queries, c.heads, c.dim}, 1), leaf({2, c.keys, c.kv_heads, c.dim}, 2),
+         leaf({2, c.keys, c.kv_heads, c.value_dim}, 3)},
+        {.max_elements = 40});
+    EXPECT_TRUE(result) << c.queries << " of " << c.keys << ": " << result.message;
+  }
+}
+
+TEST(FlashAttentionFunction, DamageToWhatItSavedIsNoticed) {
+  Variable q = leaf({1, 4, 1, 4}, 1), k = leaf({1, 4, 1, 4}, 2), v = leaf({1, 4, 1, 4}, 3);
+  const Variable o = flash_attention(q, k, v);
+  k.mutable_data().fill_(0);
+  EXPECT_THROW(o.backward(ones(o.shape(), DType::f64)), AutogradError);
+}
+
+TEST(PackedAttention, EqualsItsPartsWithTheirGradient) {
+  const PackedHeads heads{4, 2, 6, 4};
+  const Tensor values = random_tensor({2, 11, heads.width()}, DType::f64, 9);
+  const FlashAttentionOptions options{.window = 7};
+  const QueryKeyValue parts = unpack_heads(values.clone(), heads);
+  Tensor q = parts.q.contiguous(), k = parts.k.contiguous();
+  rotary_embedding_(q, 3, 10000);
+  rotary_embedding_(k, 3, 10000);
+  const Tensor expected = flash_attention_forward(q, k, parts.v, options).o;
+  const Variable o = packed_attention(Variable(values.clone()), heads, 3, 10000, options);
+  EXPECT_EQ(o.shape(), (Shape{2, 11, 16}));
+  EXPECT_TRUE(same_bits(o.data().view(expected.shape()), expected));
+
+  for (const double theta : {0.0, 10000.0}) {
+    const auto result = grad_check(
+        [&](const std::vector<Variable>& x) {
+          // A product that nothing else reads: packed_attention overwrites it.
+          const Variable copy =
+              autograd::record("copy", x[0].data().clone(), {x[0]},
+                               [](const Tensor& dy) -> std::vector<Tensor> { return {dy}; });
+          return packed_attention(copy, heads, 3, theta, options);
+        },
+        {Variable(values, true)});
+    EXPECT_TRUE(result) << result.message;
+  }
+}
+
+TEST(PackedAttention, RefusesAnotherWidth) {
+  EXPECT_EQ(message_of<ShapeError>([] {
+              packed_attention(Variable(zeros({1, 2, 23})),
+                               {.heads = 2, .kv_heads = 1, .dim = 4, .value_dim = 8}, 0, 0);
+            }),
+            "packed_attention: the product must be [B, T, 20] for 2 heads and 1 key heads of 4 and "
+            "8, got [1, 2, 23] f32 cpu");
+}
+
+TEST(JoinRows, AdjacentWeightsAreNotCopied) {
+  std::vector<Variable> weights = {leaf({3, 5}, 1), leaf({2, 5}, 2), leaf({4, 5}, 3)};
+  std::vector<Tensor> before;
+  for (const Variable& weight : weights) before.push_back(weight.data().clone());
+  const Variable copied = join_rows(weights);
+  pack_storage(weights);
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(same_bits(weights[i].data(), before[i]));
+  const Variable joined = join_rows(weights);
+  EXPECT_TRUE(same_bits(joined.data(), copied.data()));
+  EXPECT_EQ(joined.data().storage(), weights[0].data().storage());
+  EXPECT_NE(copied.data().storage(), joined.data().storage());
+
+  const Tensor grad = random_tensor({9, 5}, DType::f64, 8);
+  joined.backward(grad);
+  EXPECT_TRUE(same_bits(weights[0].grad(), grad.slice(0, 0, 3)));
+  EXPECT_TRUE(same_bits(weights[1].grad(), grad.slice(0, 3, 5)));
+  EXPECT_TRUE(same_bits(weights[2].grad(), grad.slice(0, 5, 9)));
+  // An optimizer's write through one weight is seen in the whole.
+  weights[1].mutable_data().fill_(7);
+  EXPECT_EQ(join_rows(weights).data().select(0, 4).to_vector<double>()[0], 7);
+}
+
+}  // namespace
+}  // namespace weft::attention
