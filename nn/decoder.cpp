@@ -10,6 +10,8 @@
 #include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/view.h"
 #include "weft/tensor/check.h"
+#include "weft/tensor/ops/compare.h"
+#include "weft/tensor/ops/cross_entropy.h"
 
 namespace weft::nn {
 namespace {
@@ -30,6 +32,11 @@ class ModuleList final : public Module {
 
 double residual_std(const DecoderConfig& config) {
   return config.init_std / std::sqrt(2.0 * static_cast<double>(config.n_layers));
+}
+
+void check_targets(const Tensor& tokens, const Tensor& targets) {
+  WEFT_CHECK(targets.defined() && targets.shape() == tokens.shape(), ShapeError,
+             "decoder: targets {} must have the shape of tokens {}", targets, tokens);
 }
 
 Variable maybe_dropout(const Variable& x, double p, Generator* generator) {
@@ -94,6 +101,15 @@ DecoderBlock::Residual DecoderBlock::prefill(const Residual& x, MixerCache& cach
       normed.size(1) == 1 ? mixer_.step(normed, cache) : mixer_.prefill(normed, cache);
   const auto [after_mixer, normed_again] = add_and_norm(post_attention_layernorm_, {stream, mixed});
   return {after_mixer, mlp_.forward(normed_again)};
+}
+
+std::string DecoderBlock::find_non_finite(Residual& x) {
+  const auto [stream, normed] = add_and_norm(input_layernorm_, x);
+  const Variable mixed = mixer_.forward(normed, {});
+  if (!all_finite(mixed.data())) return "self_attn";
+  const auto [after_mixer, normed_again] = add_and_norm(post_attention_layernorm_, {stream, mixed});
+  x = {after_mixer, mlp_.forward(normed_again)};
+  return all_finite(x.pending.data()) ? "" : "mlp";
 }
 
 int64_t DecoderCache::bytes() const {
@@ -169,11 +185,29 @@ Variable DecoderLM::logits(const Tensor& tokens, Generator* generator) {
 }
 
 Variable DecoderLM::loss(const Tensor& tokens, const Tensor& targets, Generator* generator) {
-  WEFT_CHECK(targets.defined() && targets.shape() == tokens.shape(), ShapeError,
-             "decoder: targets {} must have the shape of tokens {}", targets, tokens);
+  check_targets(tokens, targets);
   const Variable hidden = hidden_states(tokens, generator);
   return autograd::linear_cross_entropy(autograd::reshape(hidden, {-1, config_.d_model}),
                                         head_weight(), targets.reshape({-1}));
+}
+
+Tensor DecoderLM::token_losses(const Tensor& tokens, const Tensor& targets) {
+  check_targets(tokens, targets);
+  const autograd::NoGradGuard no_grad;
+  const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
+  return linear_cross_entropy_losses(hidden, head_weight().data(), targets.reshape({-1})).reshape(tokens.shape());
+}
+
+std::string DecoderLM::find_non_finite(const Tensor& tokens) {
+  const autograd::NoGradGuard no_grad;
+  const EvalModeGuard eval_mode(*this);
+  DecoderBlock::Residual x{embed(tokens), {}};
+  if (!all_finite(x.stream.data())) return "model.embed_tokens";
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const std::string part = blocks_[i]->find_non_finite(x);
+    if (!part.empty()) return fmt::format("model.layers.{}.{}", i, part);
+  }
+  return all_finite(add_and_norm(*norm_, x).normed.data()) ? "the loss" : "model.norm";
 }
 
 DecoderCache DecoderLM::make_cache(int64_t batch, int64_t capacity) const {

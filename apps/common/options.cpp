@@ -436,6 +436,14 @@ std::string Options::help() const {
   return text;
 }
 
+std::vector<std::pair<std::string, std::string>> Options::values() const {
+  std::vector<std::pair<std::string, std::string>> values;
+  for (const Option& option : options_) {
+    if (option.in_config) values.emplace_back(option.name, option.get());
+  }
+  return values;
+}
+
 std::string Options::to_config(bool by_origin) const {
   std::string text;
   const auto list = [&](auto&& wanted) {

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace weft::apps {
@@ -69,6 +70,8 @@ class Options {
   bool given(std::string_view name) const { return origin(name) != Origin::default_value; }
 
   std::string help() const;
+  /// Config keys and their values, in order of declaration.
+  std::vector<std::pair<std::string, std::string>> values() const;
   /// All config keys with their values: itself a valid config file. In order of declaration, or
   /// grouped by where the values came from.
   std::string to_config(bool by_origin = false) const;

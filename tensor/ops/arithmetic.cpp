@@ -2,9 +2,10 @@
 
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
+#include "weft/tensor/ops/unary.h"
 
 #include "ops/arithmetic_kernels.h"
-#include "ops/elementwise.h"
+#include "ops/operand.h"
 
 namespace weft {
 namespace {
@@ -14,39 +15,12 @@ constexpr Kernel<void(BinaryOp, const char*, const Operand&, const Operand&, Ten
 constexpr Kernel<void(Tensor&, const Tensor&, double, Stream)> kAddScaled{
     "add_", &add_scaled_cpu, WEFT_CUDA_KERNEL(add_scaled_cuda)};
 
-void check_numeric(const char* op, const Tensor& x) {
-  WEFT_CHECK(x.defined(), ShapeError, "{}: undefined tensor", op);
-  WEFT_CHECK(x.dtype() != DType::boolean, DTypeError, "{}: takes any type but bool, got {}", op, x);
-}
-
-Tensor run(BinaryOp op, const char* name, const Operand& a, const Operand& b, const Shape& shape,
-           const Tensor& like) {
-  Tensor out = empty(shape, like.dtype(), like.device());
-  if (out.numel() > 0) kBinary(out.device())(op, name, a, b, out, current_stream(out.device()));
+Tensor binary(BinaryOp op, const char* name, const OperandPair& pair) {
+  check_numeric(name, pair.a.tensor.defined() ? pair.a.tensor : pair.b.tensor);
+  Tensor out = empty(pair.shape, pair.dtype, pair.device);
+  if (out.numel() > 0)
+    kBinary(pair.device)(op, name, pair.a, pair.b, out, current_stream(pair.device));
   return out;
-}
-
-Tensor binary(BinaryOp op, const char* name, const Tensor& a, const Tensor& b) {
-  check_numeric(name, a);
-  check_numeric(name, b);
-  WEFT_CHECK(a.dtype() == b.dtype(), DTypeError,
-             "{}: operands must have the same type, got {} and {}; convert one with to()", name, a,
-             b);
-  WEFT_CHECK(a.device() == b.device(), DeviceError,
-             "{}: operands must be on the same device, got {} and {}", name, a, b);
-  const Shape shape =
-      a.shape() == b.shape() ? a.shape() : broadcast_shapes(name, a.shape(), b.shape());
-  return run(op, name, {a.expand(shape)}, {b.expand(shape)}, shape, a);
-}
-
-Tensor binary(BinaryOp op, const char* name, const Tensor& a, double b) {
-  check_numeric(name, a);
-  return run(op, name, {a}, {{}, b}, a.shape(), a);
-}
-
-Tensor binary(BinaryOp op, const char* name, double a, const Tensor& b) {
-  check_numeric(name, b);
-  return run(op, name, {{}, a}, {b}, b.shape(), b);
 }
 
 void check_in_place(const char* name, const Tensor& a, const Tensor& b) {
@@ -83,79 +57,84 @@ Tensor& binary_in_place(BinaryOp op, const char* name, Tensor& a, double b) {
 }  // namespace
 
 Tensor add(const Tensor& a, const Tensor& b) {
-  return binary(BinaryOp::add, "add", a, b);
+  return binary(BinaryOp::add, "add", pair_operands("add", a, b));
 }
 Tensor add(const Tensor& a, double b) {
-  return binary(BinaryOp::add, "add", a, b);
+  return binary(BinaryOp::add, "add", pair_operands("add", a, b));
 }
 Tensor add(double a, const Tensor& b) {
-  return binary(BinaryOp::add, "add", a, b);
+  return binary(BinaryOp::add, "add", pair_operands("add", a, b));
 }
 
 Tensor sub(const Tensor& a, const Tensor& b) {
-  return binary(BinaryOp::sub, "sub", a, b);
+  return binary(BinaryOp::sub, "sub", pair_operands("sub", a, b));
 }
 Tensor sub(const Tensor& a, double b) {
-  return binary(BinaryOp::sub, "sub", a, b);
+  return binary(BinaryOp::sub, "sub", pair_operands("sub", a, b));
 }
 Tensor sub(double a, const Tensor& b) {
-  return binary(BinaryOp::sub, "sub", a, b);
+  return binary(BinaryOp::sub, "sub", pair_operands("sub", a, b));
 }
 
 Tensor mul(const Tensor& a, const Tensor& b) {
-  return binary(BinaryOp::mul, "mul", a, b);
+  return binary(BinaryOp::mul, "mul", pair_operands("mul", a, b));
 }
 Tensor mul(const Tensor& a, double b) {
-  return binary(BinaryOp::mul, "mul", a, b);
+  return binary(BinaryOp::mul, "mul", pair_operands("mul", a, b));
 }
 Tensor mul(double a, const Tensor& b) {
-  return binary(BinaryOp::mul, "mul", a, b);
+  return binary(BinaryOp::mul, "mul", pair_operands("mul", a, b));
 }
 
 Tensor div(const Tensor& a, const Tensor& b) {
-  return binary(BinaryOp::div, "div", a, b);
+  return binary(BinaryOp::div, "div", pair_operands("div", a, b));
 }
 Tensor div(const Tensor& a, double b) {
-  return binary(BinaryOp::div, "div", a, b);
+  return binary(BinaryOp::div, "div", pair_operands("div", a, b));
 }
 Tensor div(double a, const Tensor& b) {
-  return binary(BinaryOp::div, "div", a, b);
+  return binary(BinaryOp::div, "div", pair_operands("div", a, b));
 }
 
 Tensor maximum(const Tensor& a, const Tensor& b) {
-  return binary(BinaryOp::maximum, "maximum", a, b);
+  return binary(BinaryOp::maximum, "maximum", pair_operands("maximum", a, b));
 }
 Tensor maximum(const Tensor& a, double b) {
-  return binary(BinaryOp::maximum, "maximum", a, b);
+  return binary(BinaryOp::maximum, "maximum", pair_operands("maximum", a, b));
 }
 Tensor maximum(double a, const Tensor& b) {
-  return binary(BinaryOp::maximum, "maximum", a, b);
+  return binary(BinaryOp::maximum, "maximum", pair_operands("maximum", a, b));
 }
 
 Tensor minimum(const Tensor& a, const Tensor& b) {
-  return binary(BinaryOp::minimum, "minimum", a, b);
+  return binary(BinaryOp::minimum, "minimum", pair_operands("minimum", a, b));
 }
 Tensor minimum(const Tensor& a, double b) {
-  return binary(BinaryOp::minimum, "minimum", a, b);
+  return binary(BinaryOp::minimum, "minimum", pair_operands("minimum", a, b));
 }
 Tensor minimum(double a, const Tensor& b) {
-  return binary(BinaryOp::minimum, "minimum", a, b);
+  return binary(BinaryOp::minimum, "minimum", pair_operands("minimum", a, b));
 }
 
 Tensor pow(const Tensor& a, const Tensor& b) {
-  return binary(BinaryOp::pow, "pow", a, b);
+  return binary(BinaryOp::pow, "pow", pair_operands("pow", a, b));
 }
 Tensor pow(const Tensor& a, double b) {
-  return binary(BinaryOp::pow, "pow", a, b);
+  if (a.defined() && is_floating(a.dtype())) {
+    if (b == 2.0) return square(a);
+    if (b == -1.0) return reciprocal(a);
+  }
+  return binary(BinaryOp::pow, "pow", pair_operands("pow", a, b));
 }
 Tensor pow(double a, const Tensor& b) {
-  return binary(BinaryOp::pow, "pow", a, b);
+  return binary(BinaryOp::pow, "pow", pair_operands("pow", a, b));
 }
 
 Tensor neg(const Tensor& x) {
   // A floating zero changes its sign too, which 0 - x would not do.
-  return x.defined() && is_integer(x.dtype()) ? binary(BinaryOp::sub, "neg", 0.0, x)
-                                              : binary(BinaryOp::mul, "neg", x, -1.0);
+  return x.defined() && is_integer(x.dtype())
+             ? binary(BinaryOp::sub, "neg", pair_operands("neg", 0.0, x))
+             : binary(BinaryOp::mul, "neg", pair_operands("neg", x, -1.0));
 }
 
 Tensor& add_(Tensor& a, const Tensor& b, double alpha) {

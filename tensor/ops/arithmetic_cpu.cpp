@@ -119,46 +119,35 @@ BinaryBlock<C> block_of(BinaryOp op) {
 }
 
 template <class C>
-BlockReader<C> reader(const char* name, const Operand& operand, DType dtype) {
-  return operand.tensor.defined() ? BlockReader<C>(operand.tensor)
-                                  : BlockReader<C>(scalar_as<C>(name, operand.scalar, dtype));
-}
-
-template <class C>
 void binary_typed(BinaryOp op, const char* name, const Operand& a, const Operand& b, Tensor& out) {
-  map_blocks(reader<C>(name, a, out.dtype()), reader<C>(name, b, out.dtype()), BlockWriter<C>(out),
-             out.numel(), block_of<C>(op));
+  map_blocks(out.numel(), block_of<C>(op), BlockWriter<C>(out),
+             operand_reader<C>(name, a, out.dtype()), operand_reader<C>(name, b, out.dtype()));
 }
 
 template <class C>
 void add_scaled_typed(Tensor& a, const Tensor& b, double alpha) {
   const C scale = scalar_as<C>("add_", alpha, a.dtype());
-  map_blocks(BlockReader<C>(a), BlockReader<C>(b), BlockWriter<C>(a), a.numel(),
-             [scale](const C* x, const C* y, C* out, int64_t count) {
-               WEFT_INDEPENDENT_ITERATIONS
-               for (int64_t i = 0; i < count; ++i)
-                 out[i] = Add::apply<C>(x[i], Mul::apply<C>(scale, y[i]));
-             });
-}
-
-/// Calls body with the type in which elements of `dtype` are computed.
-template <class Body>
-void dispatch_computed(DType dtype, const char* op, Body&& body) {
-  dispatch_numeric(dtype, op, [&]<class T>() {
-    using C = std::conditional_t<std::is_integral_v<T>, T, accumulator_t<T>>;
-    body.template operator()<C>();
-  });
+  map_blocks(
+      a.numel(),
+      [scale](const C* x, const C* y, C* out, int64_t count) {
+        WEFT_INDEPENDENT_ITERATIONS
+        for (int64_t i = 0; i < count; ++i)
+          out[i] = Add::apply<C>(x[i], Mul::apply<C>(scale, y[i]));
+      },
+      BlockWriter<C>(a), BlockReader<C>(a), BlockReader<C>(b));
 }
 
 }  // namespace
 
 void binary_cpu(BinaryOp op, const char* name, const Operand& a, const Operand& b, Tensor& out,
                 Stream /*stream*/) {
-  dispatch_computed(out.dtype(), name, [&]<class C>() { binary_typed<C>(op, name, a, b, out); });
+  dispatch_numeric(out.dtype(), name,
+                   [&]<class T>() { binary_typed<computed_t<T>>(op, name, a, b, out); });
 }
 
 void add_scaled_cpu(Tensor& a, const Tensor& b, double alpha, Stream /*stream*/) {
-  dispatch_computed(a.dtype(), "add_", [&]<class C>() { add_scaled_typed<C>(a, b, alpha); });
+  dispatch_numeric(a.dtype(), "add_",
+                   [&]<class T>() { add_scaled_typed<computed_t<T>>(a, b, alpha); });
 }
 
 }  // namespace weft

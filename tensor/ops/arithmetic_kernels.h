@@ -3,16 +3,11 @@
 #include "weft/tensor/stream.h"
 #include "weft/tensor/tensor.h"
 
+#include "ops/operand.h"
+
 namespace weft {
 
 enum class BinaryOp : uint8_t { add, sub, mul, div, maximum, minimum, pow };
-
-/// A tensor of the result's shape (stride 0 where it is repeated), or, where that is undefined, a
-/// scalar.
-struct Operand {
-  Tensor tensor;
-  double scalar = 0;
-};
 
 /// out = a op b. `out` decides the type computed in; floating operands may have other floating
 /// types. `name` is for error texts.

@@ -3,7 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
-#include "ops/elementwise.h"
+#include "ops/operand.h"
 
 namespace weft {
 namespace {

@@ -8,9 +8,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <tuple>
+#include <utility>
 
 #include "weft/tensor/tensor.h"
 
+#include "ops/operand.h"
 #include "ops/strided.h"
 
 #if defined(__GNUC__) && !defined(__clang__)
@@ -29,7 +32,8 @@ inline constexpr int64_t kBlock = 1024;
 template <class C>
 struct BlockBuffer {
   alignas(64) C values[kBlock];
-  int64_t filled = 0;  // how many already hold the constant
+  int64_t filled;               // how many already hold the constant
+  BlockBuffer() : filled(0) {}  // written out, because the default would clear the values
 };
 
 /// Copies elements [begin, begin + count) in row-major order between a strided tensor and a dense
@@ -50,7 +54,10 @@ Scatter<C> scatter_to(DType dtype);
 /// Whether elements of `dtype` lie in memory as C does.
 template <class C>
 constexpr bool stored_as(DType dtype) {
-  return dtype == dtype_of<C> || (std::is_same_v<C, uint8_t> && dtype == DType::boolean);
+  if constexpr (std::is_same_v<C, uint16_t>)
+    return dtype == DType::bf16 || dtype == DType::f16;
+  else
+    return dtype == dtype_of<C> || (std::is_same_v<C, uint8_t> && dtype == DType::boolean);
 }
 
 /// An input of an elementwise kernel: a tensor of the shape of the result (expanded), or a scalar.
@@ -119,46 +126,38 @@ class BlockWriter {
   C* in_place_ = nullptr;
 };
 
-/// Calls body(a, out, count) for every block, on all threads.
-template <class A, class R, class Body>
-void map_blocks(const BlockReader<A>& a, const BlockWriter<R>& out, int64_t numel, Body&& body) {
+namespace detail {
+template <size_t... I, class Body, class R, class... C>
+void map_block_range(std::index_sequence<I...>, int64_t begin, int64_t end, const Body& body,
+                     const BlockWriter<R>& out, const BlockReader<C>&... in) {
+  std::tuple<BlockBuffer<C>...> buffers;
+  BlockBuffer<R> buffer_out;
+  for (int64_t at = begin; at < end; at += kBlock) {
+    const int64_t count = std::min(kBlock, end - at);
+    body(in.read(at, count, std::get<I>(buffers))..., out.place(at, buffer_out), count);
+    out.finish(at, count, buffer_out);
+  }
+}
+}  // namespace detail
+
+/// Calls body(in..., out, count) with pointers to dense elements for every block, on all threads.
+template <class Body, class R, class... C>
+void map_blocks(int64_t numel, const Body& body, const BlockWriter<R>& out,
+                const BlockReader<C>&... in) {
   parallel_for(0, numel, kElementwiseGrain, [&](int64_t begin, int64_t end) {
-    BlockBuffer<A> buffer_a;
-    BlockBuffer<R> buffer_out;
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t count = std::min(kBlock, end - at);
-      body(a.read(at, count, buffer_a), out.place(at, buffer_out), count);
-      out.finish(at, count, buffer_out);
-    }
+    detail::map_block_range(std::index_sequence_for<C...>(), begin, end, body, out, in...);
   });
 }
 
-/// Calls body(a, b, out, count) for every block, on all threads.
-template <class A, class B, class R, class Body>
-void map_blocks(const BlockReader<A>& a, const BlockReader<B>& b, const BlockWriter<R>& out,
-                int64_t numel, Body&& body) {
-  parallel_for(0, numel, kElementwiseGrain, [&](int64_t begin, int64_t end) {
-    BlockBuffer<A> buffer_a;
-    BlockBuffer<B> buffer_b;
-    BlockBuffer<R> buffer_out;
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t count = std::min(kBlock, end - at);
-      body(a.read(at, count, buffer_a), b.read(at, count, buffer_b), out.place(at, buffer_out),
-           count);
-      out.finish(at, count, buffer_out);
-    }
-  });
-}
+/// The type in which elements of T are computed.
+template <class T>
+using computed_t = std::conditional_t<std::is_integral_v<T>, T, accumulator_t<T>>;
 
-/// Throws ShapeError when writing to `tensor` would write elements more than once.
-void check_writable(const char* op, const Tensor& tensor);
-
-/// `source`, or a copy of it if writing to `destination` element by element could change elements
-/// of `source` that are still to be read. The same elements in the same layout do not need a copy.
-Tensor apart_from(const Tensor& source, const Tensor& destination);
-
-/// The scalar in the type C computed in. Throws DTypeError, naming `op`, when C cannot hold it.
+/// A reader of the operand, for a result of `dtype`.
 template <class C>
-C scalar_as(const char* op, double value, DType dtype);
+BlockReader<C> operand_reader(const char* op, const Operand& operand, DType dtype) {
+  return operand.tensor.defined() ? BlockReader<C>(operand.tensor)
+                                  : BlockReader<C>(scalar_as<C>(op, operand.scalar, dtype));
+}
 
 }  // namespace weft

@@ -113,10 +113,12 @@ template Gather<float> gather_from<float>(DType);
 template Gather<int64_t> gather_from<int64_t>(DType);
 template Gather<int32_t> gather_from<int32_t>(DType);
 template Gather<uint8_t> gather_from<uint8_t>(DType);
+template Gather<uint16_t> gather_from<uint16_t>(DType);
 template Scatter<double> scatter_to<double>(DType);
 template Scatter<float> scatter_to<float>(DType);
 template Scatter<int64_t> scatter_to<int64_t>(DType);
 template Scatter<int32_t> scatter_to<int32_t>(DType);
 template Scatter<uint8_t> scatter_to<uint8_t>(DType);
+template Scatter<uint16_t> scatter_to<uint16_t>(DType);
 
 }  // namespace weft

@@ -53,6 +53,10 @@ class DecoderBlock final : public Module {
   Residual forward(const Residual& x, const MixerContext& context, double dropout);
   Residual prefill(const Residual& x, MixerCache& cache);
 
+  /// Which part of the block first gives an infinity or NaN: "self_attn", "mlp", or "" when all is finite. `x` is
+  /// replaced by the block's output.
+  std::string find_non_finite(Residual& x);
+
   SequenceMixer& mixer() { return mixer_; }
   const SequenceMixer& mixer() const { return mixer_; }
 
@@ -104,6 +108,10 @@ class DecoderLM final : public Module {
   /// Continues the cached sequences by tokens [B, T] and returns the logits after the last one, [B,
   /// V].
   Tensor prefill(const Tensor& tokens, DecoderCache& cache);
+
+  /// The first part of the model whose output for these tokens holds an infinity or NaN, such as
+  /// "model.layers.3.self_attn"; "the loss" when all are finite. For telling where a run went wrong.
+  std::string find_non_finite(const Tensor& tokens);
 
   int n_layers() const { return static_cast<int>(blocks_.size()); }
   const SequenceMixer& mixer(int layer) const {

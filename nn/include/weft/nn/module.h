@@ -111,4 +111,19 @@ class Layer : public Module {
   Variable operator()(const Variable& x) { return forward(x); }
 };
 
+/// Puts a module into eval mode and back into its former mode at the end of the scope.
+class EvalModeGuard {
+ public:
+  explicit EvalModeGuard(Module& module) : module_(module), was_training_(module.training()) {
+    module.eval();
+  }
+  ~EvalModeGuard() { module_.train(was_training_); }
+  EvalModeGuard(const EvalModeGuard&) = delete;
+  EvalModeGuard& operator=(const EvalModeGuard&) = delete;
+
+ private:
+  Module& module_;
+  bool was_training_;
+};
+
 }  // namespace weft::nn

@@ -1,6 +1,8 @@
-#include "ops/elementwise.h"
+#include "ops/operand.h"
 
+#include <array>
 #include <cmath>
+#include <limits>
 
 #include "weft/tensor/check.h"
 
@@ -16,6 +18,45 @@ std::array<int64_t, 2> element_range(const Tensor& tensor) {
 }
 
 }  // namespace
+
+void check_defined(const char* op, const Tensor& tensor) {
+  WEFT_CHECK(tensor.defined(), ShapeError, "{}: undefined tensor", op);
+}
+
+void check_floating(const char* op, const Tensor& tensor) {
+  check_defined(op, tensor);
+  WEFT_CHECK(is_floating(tensor.dtype()), DTypeError, "{}: takes f64, f32, bf16 or f16, got {}", op,
+             tensor);
+}
+
+void check_numeric(const char* op, const Tensor& tensor) {
+  check_defined(op, tensor);
+  WEFT_CHECK(tensor.dtype() != DType::boolean, DTypeError, "{}: takes any type but bool, got {}",
+             op, tensor);
+}
+
+OperandPair pair_operands(const char* op, const Tensor& a, const Tensor& b) {
+  check_defined(op, a);
+  check_defined(op, b);
+  WEFT_CHECK(a.dtype() == b.dtype(), DTypeError,
+             "{}: operands must have the same type, got {} and {}; convert one with to()", op, a,
+             b);
+  WEFT_CHECK(a.device() == b.device(), DeviceError,
+             "{}: operands must be on the same device, got {} and {}", op, a, b);
+  if (a.shape() == b.shape()) return {{a}, {b}, a.shape(), a.dtype(), a.device()};
+  const Shape shape = broadcast_shapes(op, a.shape(), b.shape());
+  return {{a.expand(shape)}, {b.expand(shape)}, shape, a.dtype(), a.device()};
+}
+
+OperandPair pair_operands(const char* op, const Tensor& a, double b) {
+  check_defined(op, a);
+  return {{a}, {{}, b}, a.shape(), a.dtype(), a.device()};
+}
+
+OperandPair pair_operands(const char* op, double a, const Tensor& b) {
+  check_defined(op, b);
+  return {{{}, a}, {b}, b.shape(), b.dtype(), b.device()};
+}
 
 void check_writable(const char* op, const Tensor& tensor) {
   for (int axis = 0; axis < tensor.rank(); ++axis) {
@@ -59,5 +100,12 @@ template float scalar_as<float>(const char*, double, DType);
 template int64_t scalar_as<int64_t>(const char*, double, DType);
 template int32_t scalar_as<int32_t>(const char*, double, DType);
 template uint8_t scalar_as<uint8_t>(const char*, double, DType);
+
+/// The bits of a half type.
+template <>
+uint16_t scalar_as<uint16_t>(const char* /*op*/, double value, DType dtype) {
+  const auto single = static_cast<float>(value);
+  return dtype == DType::bf16 ? bf16(single).bits : f16(single).bits;
+}
 
 }  // namespace weft

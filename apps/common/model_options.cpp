@@ -1,0 +1,67 @@
+#include "common/model_options.h"
+
+#include <fmt/format.h>
+
+#include "weft/attention/registry.h"
+#include "weft/tensor/check.h"
+
+namespace weft::apps {
+
+void ModelOptions::add_to(Options& options) {
+  options.group("Model");
+  options.add("n-layers", &n_layers, "blocks", {1, 4096});
+  options.add("d-model", &d_model, "width of the residual stream", {1, 1 << 20});
+  options.add("n-heads", &n_heads, "query heads", {1, 1 << 16});
+  options.add("n-kv-heads", &n_kv_heads, "key and value heads; 0 means n-heads", {0, 1 << 16});
+  options.add("d-ff", &d_ff,
+              "width of the MLP; 0 means 8/3 d-model, rounded up to a multiple of 64",
+              {0, 1 << 22});
+  options.add("attention", &attention, "mechanism of the layers; weft attention lists them");
+  options.add("attention-schedule", &attention_schedule,
+              "mechanisms layer by layer, as in \"full*3\"; overrides --attention");
+  options.add("attention-opt", &attention_options, "options of the mechanism, key=value");
+  options.add("rope-theta", &rope_theta, "base of the rotary frequencies", {1, 1e12});
+  options.add("norm-eps", &norm_eps, "epsilon of the norms", {1e-12, 1});
+  options.add("dropout", &dropout, "probability of dropping", {0, 0.99});
+  options.add("init-std", &init_std, "standard deviation of the initial weights", {1e-6, 10});
+  options.add("tie-embeddings", &tie_embeddings, "use the embedding as output head");
+  options.add("dtype", &dtype, "type of activations and products; parameters stay f32",
+              {"f32", "bf16"});
+  options.add("recompute", &recompute, "what backward computes again to save memory",
+              {"none", "block"});
+}
+
+nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size) const {
+  nn::DecoderConfig config;
+  config.vocab_size = vocab_size;
+  config.n_layers = n_layers;
+  config.d_model = d_model;
+  config.d_ff = d_ff > 0 ? d_ff : (8 * d_model / 3 + 63) / 64 * 64;
+  config.norm_eps = norm_eps;
+  config.dropout = dropout;
+  config.tie_embeddings = tie_embeddings;
+  config.init_std = init_std;
+  config.compute_dtype = parse_dtype(dtype);
+  config.recompute = recompute == "block" ? nn::Recompute::block : nn::Recompute::none;
+  nn::validate(config);
+  return config;
+}
+
+std::vector<ParameterCount> count_parameters(const nn::DecoderLM& model) {
+  std::vector<ParameterCount> parts = {
+      {"embedding", 0}, {"attention", 0}, {"mlp", 0}, {"norm", 0}, {"head", 0}};
+  for (const auto& [name, parameter] : model.named_parameters()) {
+    const auto has = [&name = name](const char* part) {
+      return name.find(part) != std::string::npos;
+    };
+    const size_t part = has("embed_tokens") ? 0
+                        : has("self_attn")  ? 1
+                        : has(".mlp.")      ? 2
+                        : has("norm")       ? 3
+                                            : 4;
+    parts[part].count += parameter.numel();
+  }
+  return parts;
+}
+
+}  // namespace weft::apps

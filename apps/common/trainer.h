@@ -1,0 +1,60 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "common/console.h"
+#include "common/data.h"
+#include "common/evaluation.h"
+#include "common/run.h"
+#include "common/train_config.h"
+#include "common/training_step.h"
+#include "weft/io/loader.h"
+#include "weft/nn/decoder.h"
+#include "weft/optim/optimizer.h"
+#include "weft/optim/schedule.h"
+
+namespace weft::apps {
+
+/// A training run: data, model, optimizer and run folder, from the first step (or the one after a checkpoint) to the last.
+class Trainer {
+ public:
+  /// Opens the data and builds the model. `config_text` is saved as config.ini. Nothing is written yet.
+  Trainer(const TrainConfig& config, std::string config_text, Console& console);
+
+  /// Prints what will be trained: version, machine, parameters by part, tokens, estimated memory, output folder.
+  void describe() const;
+  /// Trains to the end, or until a signal asks for a stop. Returns an exit code. Throws NonFiniteError.
+  int run();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void resume();
+  std::vector<io::Batch> next_batches();
+  void log_step(int64_t step, const TrainingStep::Result& result, double seconds);
+  void evaluate(int64_t steps_done);
+  void sample(int64_t steps_done);
+  void save(int64_t steps_done);
+  double estimated_bytes() const;
+
+  TrainConfig config_;
+  std::string config_text_;
+  Console& console_;
+  Data data_;
+  std::unique_ptr<nn::DecoderLM> model_;
+  std::unique_ptr<optim::Optimizer> optimizer_;
+  optim::Schedule schedule_;
+  Generator dropout_generator_;
+  io::Loader loader_;
+  std::optional<RunWriter> run_;
+  int64_t first_step_ = 0;
+  double product_rate_ = 0;  // FLOP/s of a large matrix product here, what 100 % mfu means
+  double timed_seconds_ = 0;
+  int64_t timed_steps_ = 0;
+};
+
+}  // namespace weft::apps

@@ -1,0 +1,96 @@
+#include "weft/nn/generation.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "weft/tensor/check.h"
+
+namespace weft::nn {
+
+void validate(const SamplingOptions& options) {
+  WEFT_CHECK(std::isfinite(options.temperature) && options.temperature >= 0, ConfigError,
+             "sampling: temperature must be 0 or more, got {}", options.temperature);
+  WEFT_CHECK(options.top_k >= 0, ConfigError, "sampling: top_k must be 0 (off) or more, got {}",
+             options.top_k);
+  WEFT_CHECK(options.top_p > 0 && options.top_p <= 1, ConfigError,
+             "sampling: top_p must lie in (0, 1], got {}", options.top_p);
+}
+
+int64_t sample_token(std::span<const float> logits, const SamplingOptions& options,
+                     Generator& generator) {
+  validate(options);
+  WEFT_CHECK(!logits.empty(), ShapeError, "sample_token: there are no logits");
+  struct Candidate {
+    int64_t token;
+    double weight;
+  };
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (std::isfinite(logits[i])) candidates.push_back({static_cast<int64_t>(i), logits[i]});
+  }
+  WEFT_CHECK(!candidates.empty(), ConfigError, "sample_token: none of the {} logits is finite",
+             logits.size());
+  // Most likely first, the lower id among equals, so that the draw does not depend on the sorting
+  // algorithm.
+  const auto more_likely = [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
+  };
+  if (options.temperature == 0) {
+    return std::min_element(candidates.begin(), candidates.end(), more_likely)->token;
+  }
+  std::sort(candidates.begin(), candidates.end(), more_likely);
+  if (options.top_k > 0 && options.top_k < static_cast<int64_t>(candidates.size())) {
+    candidates.resize(static_cast<size_t>(options.top_k));
+  }
+  const double largest = candidates.front().weight;
+  double total = 0;
+  for (Candidate& candidate : candidates) {
+    candidate.weight = std::exp((candidate.weight - largest) / options.temperature);
+    total += candidate.weight;
+  }
+  double kept = 0;
+  size_t count = 0;
+  while (count < candidates.size() && (count == 0 || kept < options.top_p * total))
+    kept += candidates[count++].weight;
+
+  const GeneratorState state = generator.reserve(1);
+  const double uniform = philox4x32(state.seed, state.offset)[0] * 0x1p-32;
+  double position = uniform * kept;
+  for (size_t i = 0; i + 1 < count; ++i) {
+    position -= candidates[i].weight;
+    if (position < 0) return candidates[i].token;
+  }
+  return candidates[count - 1].token;
+}
+
+std::vector<int64_t> generate(DecoderLM& model, std::span<const int64_t> prompt,
+                              const GenerationOptions& options, Generator& generator,
+                              const std::function<bool(int64_t)>& on_token) {
+  validate(options.sampling);
+  WEFT_CHECK(!prompt.empty(), ShapeError, "generate: the prompt needs at least one token");
+  WEFT_CHECK(options.max_new_tokens >= 0, ConfigError,
+             "generate: max_new_tokens must not be negative, got {}", options.max_new_tokens);
+  const EvalModeGuard eval_mode(model);
+  const autograd::NoGradGuard no_grad;
+  std::vector<int64_t> sequence(prompt.begin(), prompt.end());
+  std::vector<int64_t> generated;
+  std::vector<int64_t> unseen = sequence;  // tokens that the cache does not hold yet
+  DecoderCache cache =
+      model.make_cache(1, static_cast<int64_t>(prompt.size()) + options.max_new_tokens);
+  const auto as_row = [](const std::vector<int64_t>& tokens) {
+    return from_vector(tokens, {1, static_cast<int64_t>(tokens.size())});
+  };
+  for (int64_t i = 0; i < options.max_new_tokens; ++i) {
+    const Tensor logits = options.use_cache
+                              ? model.prefill(as_row(unseen), cache)
+                              : model.logits(as_row(sequence)).data().select(1, -1);  // [1, V]
+    const int64_t token = sample_token(logits.to_vector<float>(), options.sampling, generator);
+    sequence.push_back(token);
+    generated.push_back(token);
+    unseen = {token};
+    if (on_token && !on_token(token)) break;
+  }
+  return generated;
+}
+
+}  // namespace weft::nn

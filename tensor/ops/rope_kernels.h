@@ -1,0 +1,19 @@
+#pragma once
+
+#include "weft/tensor/stream.h"
+#include "weft/tensor/tensor.h"
+
+namespace weft {
+
+struct RopeParams {
+  Tensor x, out;  // [B, T, H, D], last axis dense
+  Tensor table;   // [P, R] of the accumulator type, dense
+  Tensor rows;    // i64 [B, T], any strides: rows of the table; undefined: first_row + t
+  int64_t first_row = 0;
+  int64_t begin = 0;  // first rotary channel
+  bool inverse = false;
+};
+
+void rope_cpu(RopeParams& params, Stream stream);
+
+}  // namespace weft
