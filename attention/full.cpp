@@ -2,10 +2,10 @@
 
 #include <cmath>
 
-#include "weft/attention/kernels/rotary_embedding.h"
 #include "weft/attention/kv_cache.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/tensor/check.h"
+#include "weft/tensor/ops/rope.h"
 
 namespace weft::attention {
 namespace {
@@ -54,18 +54,20 @@ void check_input(const Variable& x, int64_t d_model) {
 FullAttention::FullAttention(const FullAttentionOptions& options, Generator& generator)
     : SequenceMixer("FullAttention"),
       options_(resolve(options)),
-      heads_{options_.n_heads, options_.n_kv_heads, options_.head_dim, options_.head_dim},
+      split_{.heads = options_.n_heads,
+             .kv_heads = options_.n_kv_heads,
+             .head_dim = options_.head_dim},
       q_proj_(register_module<nn::Linear>(
-          "q_proj", options_.d_model, heads_.heads * heads_.dim, generator,
+          "q_proj", options_.d_model, split_.heads * split_.head_dim, generator,
           nn::LinearOptions{.bias = false, .init_std = options_.init_std})),
       k_proj_(register_module<nn::Linear>(
-          "k_proj", options_.d_model, heads_.kv_heads * heads_.dim, generator,
+          "k_proj", options_.d_model, split_.kv_heads * split_.head_dim, generator,
           nn::LinearOptions{.bias = false, .init_std = options_.init_std})),
       v_proj_(register_module<nn::Linear>(
-          "v_proj", options_.d_model, heads_.kv_heads * heads_.value_dim, generator,
+          "v_proj", options_.d_model, split_.kv_heads * split_.dv(), generator,
           nn::LinearOptions{.bias = false, .init_std = options_.init_std})),
       o_proj_(register_module<nn::Linear>(
-          "o_proj", heads_.heads * heads_.value_dim, options_.d_model, generator,
+          "o_proj", split_.heads * split_.dv(), options_.d_model, generator,
           nn::LinearOptions{.bias = false, .init_std = options_.output_init_std})) {
   // One product serves all three projections; their parameters stay separate by name.
   std::vector<Variable> weights = {q_proj_.weight, k_proj_.weight, v_proj_.weight};
@@ -79,13 +81,13 @@ Variable FullAttention::project(const Variable& x) const {
 Variable FullAttention::forward(const Variable& x, const nn::MixerContext& context) {
   check_input(x, options_.d_model);
   const Variable o =
-      packed_attention(project(x), heads_, context.position, options_.rope_theta);  // [B, T, H Dv]
+      packed_attention(project(x), split_, context.position, options_.rope_theta);  // [B, T, H Dv]
   return autograd::linear(o, o_proj_.weight);
 }
 
 std::unique_ptr<nn::MixerCache> FullAttention::make_cache(int64_t batch, int64_t capacity,
                                                           DType dtype, Device device) const {
-  return std::make_unique<KvCache>(batch, capacity, heads_.kv_heads, heads_.dim, heads_.value_dim,
+  return std::make_unique<KvCache>(batch, capacity, split_.kv_heads, split_.head_dim, split_.dv(),
                                    dtype, device);
 }
 
@@ -94,46 +96,47 @@ Variable FullAttention::prefill(const Variable& x, nn::MixerCache& cache) {
   check_input(x, options_.d_model);
   auto* const kv = dynamic_cast<KvCache*>(&cache);
   WEFT_CHECK(kv != nullptr, ConfigError, "full attention: the cache was made by another mechanism");
-  QueryKeyValue rows = unpack_heads(project(x).data(), heads_);
+  Qkv rows = split_qkv(project(x).data(), split_);
   if (options_.rope_theta > 0) {
-    rotary_embedding_(rows.q, kv->length(), options_.rope_theta);
-    rotary_embedding_(rows.k, kv->length(), options_.rope_theta);
+    const RopeOptions rope{.theta = options_.rope_theta, .offset = kv->length()};
+    rope_(rows.q, rope);
+    rope_(rows.k, rope);
   }
   kv->append(rows.k, rows.v);
   const Tensor o = flash_attention_forward(rows.q, kv->keys(), kv->values()).o;  // [B, T, H, Dv]
-  return autograd::linear(Variable(o.view({x.size(0), x.size(1), heads_.heads * heads_.value_dim})),
+  return autograd::linear(Variable(o.view({x.size(0), x.size(1), split_.heads * split_.dv()})),
                           o_proj_.weight);
 }
 
 namespace {
 
-nn::MixerCost cost_of(const FullAttentionOptions& options, const PackedHeads& heads, double tokens,
+nn::MixerCost cost_of(const FullAttentionOptions& options, const QkvSplit& split, double tokens,
                       double pairs) {
-  const auto width = static_cast<double>(heads.width() + heads.heads * heads.value_dim);
+  const auto width = static_cast<double>(split.width() + split.heads * split.dv());
   return {
       .projection_flops = 2 * static_cast<double>(options.d_model) * width * tokens,
-      .core_flops = 2 * static_cast<double>(heads.heads * (heads.dim + heads.value_dim)) * pairs};
+      .core_flops = 2 * static_cast<double>(split.heads * (split.head_dim + split.dv())) * pairs};
 }
 
 }  // namespace
 
 nn::MixerCost FullAttention::forward_cost(int64_t tokens) const {
   const auto t = static_cast<double>(tokens);
-  return cost_of(options_, heads_, t, t * (t + 1) / 2);
+  return cost_of(options_, split_, t, t * (t + 1) / 2);
 }
 
 nn::MixerCost FullAttention::step_cost(int64_t context) const {
-  return cost_of(options_, heads_, 1, static_cast<double>(context) + 1);
+  return cost_of(options_, split_, 1, static_cast<double>(context) + 1);
 }
 
 int64_t FullAttention::cache_bytes(int64_t capacity, DType dtype) const {
-  return capacity * heads_.kv_heads * (heads_.dim + heads_.value_dim) *
+  return capacity * split_.kv_heads * (split_.head_dim + split_.dv()) *
          static_cast<int64_t>(size_of(dtype));
 }
 
 std::string FullAttention::describe() const {
   return fmt::format("d_model={}, heads={}, kv_heads={}, head_dim={}, rope_theta={}",
-                     options_.d_model, heads_.heads, heads_.kv_heads, heads_.dim,
+                     options_.d_model, split_.heads, split_.kv_heads, split_.head_dim,
                      options_.rope_theta);
 }
 

@@ -1,9 +1,8 @@
 #include "weft/attention/functions.h"
 
-#include "weft/attention/kernels/rotary_embedding.h"
 #include "weft/autograd/functions/join.h"
 #include "weft/autograd/node.h"
-#include "weft/tensor/check.h"
+#include "weft/tensor/ops/rope.h"
 
 namespace weft::attention {
 
@@ -23,42 +22,29 @@ Variable flash_attention(const Variable& q, const Variable& k, const Variable& v
                 });
 }
 
-QueryKeyValue unpack_heads(const Tensor& packed, const PackedHeads& heads) {
-  WEFT_CHECK(packed.defined() && packed.rank() == 3 && packed.size(2) == heads.width(), ShapeError,
-             "packed_attention: the product must be [B, T, {}] for {} heads and {} key heads of "
-             "{} and {}, got {}",
-             heads.width(), heads.heads, heads.kv_heads, heads.dim, heads.value_dim, packed);
-  const int64_t batch = packed.size(0), rows = packed.size(1);
-  const int64_t keys_at = heads.heads * heads.dim;
-  const int64_t values_at = keys_at + heads.kv_heads * heads.dim;
-  return {packed.slice(2, 0, keys_at).view({batch, rows, heads.heads, heads.dim}),
-          packed.slice(2, keys_at, values_at).view({batch, rows, heads.kv_heads, heads.dim}),
-          packed.slice(2, values_at, heads.width())
-              .view({batch, rows, heads.kv_heads, heads.value_dim})};
-}
-
-Variable packed_attention(const Variable& packed, const PackedHeads& heads, int64_t position,
+Variable packed_attention(const Variable& packed, const QkvSplit& split, int64_t position,
                           double rope_theta, const FlashAttentionOptions& options) {
-  QueryKeyValue x = unpack_heads(packed.data(), heads);
+  Qkv x = split_qkv(packed.data(), split);
+  const RopeOptions rope{.theta = rope_theta, .offset = position};
   if (rope_theta > 0) {
-    rotary_embedding_(x.q, position, rope_theta);
-    rotary_embedding_(x.k, position, rope_theta);
+    rope_(x.q, rope);
+    rope_(x.k, rope);
   }
   const FlashAttentionOutput out = flash_attention_forward(x.q, x.k, x.v, options);
-  const Shape merged{packed.size(0), packed.size(1), heads.heads * heads.value_dim};
+  const Shape merged{packed.size(0), packed.size(1), split.heads * split.dv()};
   return record(
       "packed_attention", out.o.view(merged), {packed},
       [packed = SavedTensor(packed.data()), o = SavedTensor(out.o), lse = SavedTensor(out.lse),
-       heads, position, rope_theta, options](const Tensor& dout) -> std::vector<Tensor> {
-        const QueryKeyValue x = unpack_heads(packed.get(), heads);
+       split, rope, options](const Tensor& dout) -> std::vector<Tensor> {
+        const Qkv x = split_qkv(packed.get(), split);
         const Tensor dpacked = empty_like(packed.get());
-        const QueryKeyValue dx = unpack_heads(dpacked, heads);
+        const Qkv dx = split_qkv(dpacked, split);
         FlashAttentionGradients grads{dx.q, dx.k, dx.v};
         flash_attention_backward_into(grads, dout.reshape(o.get().shape()), x.q, x.k, x.v, o.get(),
                                       lse.get(), options);
-        if (rope_theta > 0) {
-          rotary_embedding_(grads.dq, position, rope_theta, /*inverse=*/true);
-          rotary_embedding_(grads.dk, position, rope_theta, /*inverse=*/true);
+        if (rope.theta > 0) {
+          rope_into(grads.dq, grads.dq, rope, /*inverse=*/true);
+          rope_into(grads.dk, grads.dk, rope, /*inverse=*/true);
         }
         return {dpacked};
       });

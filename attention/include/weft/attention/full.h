@@ -42,10 +42,10 @@ class FullAttention final : public nn::SequenceMixer {
   std::string describe() const override;
 
  private:
-  Variable project(const Variable& x) const;  // [B, T, E] -> [B, T, heads_.width()]
+  Variable project(const Variable& x) const;  // [B, T, E] -> [B, T, split_.width()]
 
   FullAttentionOptions options_;
-  PackedHeads heads_;
+  QkvSplit split_;
   nn::Linear& q_proj_;
   nn::Linear& k_proj_;
   nn::Linear& v_proj_;
