@@ -1,51 +1,43 @@
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "ops/reduce_driver.h"
 #include "ops/reduce_kernels.h"
+#include "ops/simd.h"
+#include "ops/vector_math.h"
 
 namespace weft {
 namespace reduction {
 namespace {
 
-/// 64 bytes of elements, the width in which blocks are added up.
-template <class T>
-using Vector [[gnu::vector_size(64)]] = T;
-template <class T>
-inline constexpr int64_t kWidth = 64 / static_cast<int64_t>(sizeof(T));
-
-template <class T>
-[[gnu::always_inline]] inline void load(Vector<T>& to, const T* from) {
-  __builtin_memcpy(&to, from, sizeof to);
-}
-
-/// Folds f(x[i], i) over a block with `add`, in several lanes of a fixed pattern. `f` and `add`
-/// take vectors as well as scalars.
+/// Folds f(x[i]) over a block with `add`, in lanes of a fixed pattern. `map` and `add` take vectors
+/// as well as scalars.
 template <class T, class Map, class Add>
 [[gnu::always_inline]] inline T fold(const T* x, int64_t count, T identity, Map map, Add add) {
-  constexpr int64_t width = kWidth<T>;
+  constexpr int64_t width = simd::kLanes<T>;
+  const auto load = [x](int64_t i) {
+    simd::Vec<T> value;
+    std::memcpy(&value, x + i, sizeof value);
+    return value;
+  };
   T result = identity;
   int64_t i = 0;
   if (count >= width) {
-    Vector<T> lanes[4];
-    for (auto& lane : lanes) lane = Vector<T>{} + identity;
-    for (; i + 4 * width <= count; i += 4 * width) {
-      for (int j = 0; j < 4; ++j) {
-        Vector<T> value;
-        load<T>(value, x + i + j * width);
-        add(lanes[j], map(value));
+    simd::Vec<T> lanes = simd::broadcast(identity);
+    if (count >= 4 * width) {
+      simd::Vec<T> others[3] = {lanes, lanes, lanes};
+      for (; i + 4 * width <= count; i += 4 * width) {
+        add(lanes, map(load(i)));
+        for (int j = 0; j < 3; ++j) add(others[j], map(load(i + (j + 1) * width)));
       }
+      add(lanes, others[0]);
+      add(others[1], others[2]);
+      add(lanes, others[1]);
     }
-    for (; i + width <= count; i += width) {
-      Vector<T> value;
-      load<T>(value, x + i);
-      add(lanes[0], map(value));
-    }
-    add(lanes[0], lanes[1]);
-    add(lanes[2], lanes[3]);
-    add(lanes[0], lanes[2]);
+    for (; i + width <= count; i += width) add(lanes, map(load(i)));
     for (int64_t j = 0; j < width; ++j) {
-      const T lane = lanes[0][j];
+      const T lane = lanes[j];
       add(result, lane);
     }
   }
@@ -243,7 +235,7 @@ struct LogSumExp {
     const T largest = fold(x, count, lowest<T>(), kItself, kKeepLarger);
     if (!std::isfinite(largest)) return {largest, 1};  // the result is `largest`
     T powers[kReduceBlock];
-    for (int64_t i = 0; i < count; ++i) powers[i] = std::exp(x[i] - largest);
+    for (int64_t i = 0; i < count; ++i) powers[i] = vexp(x[i] - largest);
     return {largest, fold(powers, count, T(0), kItself, kAdd)};
   }
   Total combine(const Total& a, const Total& b) const {
@@ -261,23 +253,24 @@ struct LogSumExp {
 template <class T, bool kAll>
 struct Truth {
   using Element = T;
-  using Total = bool;
+  using Total = int;  // not bool: threads write neighbours in a vector of these
   using Result = bool;
 
-  bool identity() const { return kAll; }
-  bool block(const T* x, int64_t count, int64_t /*first*/) const {
+  Total identity() const { return kAll; }
+  Total block(const T* x, int64_t count, int64_t /*first*/) const {
     int64_t nonzero = 0;
     for (int64_t i = 0; i < count; ++i) nonzero += x[i] != T(0);
     return kAll ? nonzero == count : nonzero > 0;
   }
-  bool combine(bool earlier, bool later) const {
-    return kAll ? earlier && later : earlier || later;
+  Total combine(Total earlier, Total later) const {
+    return kAll ? earlier & later : earlier | later;
   }
-  bool finish(bool total, int64_t /*count*/) const { return total; }
+  bool finish(Total total, int64_t /*count*/) const { return total; }
 };
 
 template <class T, bool kMax>
 struct ArgExtremum {
+  static constexpr int64_t kStep = 64;  // looked through at once
   using Element = T;
   struct Total {
     T value = 0;
@@ -288,13 +281,18 @@ struct ArgExtremum {
   Total identity() const { return {}; }
   Total block(const T* x, int64_t count, int64_t first) const {
     const T best = Extremum<T, kMax>().block(x, count, first);
-    int64_t i = 0;
-    if (best != best) {
-      while (x[i] == x[i]) ++i;
-    } else {
-      while (x[i] != best) ++i;
-    }
-    return {best, first + i};
+    const auto find = [&](auto matches) {
+      int64_t i = 0;
+      for (; i + kStep <= count; i += kStep) {
+        int found = 0;
+        for (int64_t j = 0; j < kStep; ++j) found += matches(x[i + j]);
+        if (found > 0) break;
+      }
+      while (!matches(x[i])) ++i;
+      return first + i;
+    };
+    if (best != best) return {best, find([](T value) { return value != value; })};
+    return {best, find([best](T value) { return value == best; })};
   }
   Total combine(const Total& earlier, const Total& later) const {
     if (earlier.index < 0) return later;

@@ -28,8 +28,8 @@ namespace weft::reduction {
 
 inline constexpr int64_t kReduceBlock = 1024;
 inline constexpr int64_t kPieceElements = 65536;
-inline constexpr int64_t kColumnBlock = 512;
 inline constexpr int64_t kLeafRows = 32;
+inline constexpr int64_t kTileRows = 256;
 inline constexpr int64_t kColumnUnits = 64;
 
 /// Some axes of a tensor, merged where they are adjacent in memory.
@@ -57,6 +57,33 @@ struct AxisGroup {
     }
     return result;
   }
+};
+
+/// Offsets of consecutive positions of a group.
+class AxisWalk {
+ public:
+  AxisWalk(const AxisGroup& group, int64_t position)
+      : group_(group), index_(group.shape), offset_(group.offset(position)) {
+    for (int axis = group.shape.rank() - 1; axis >= 0; --axis) {
+      index_[axis] = position % group.shape[axis];
+      position /= group.shape[axis];
+    }
+  }
+
+  int64_t offset() const { return offset_; }
+  void next() {
+    for (int axis = group_.shape.rank() - 1; axis >= 0; --axis) {
+      offset_ += group_.strides[axis];
+      if (++index_[axis] < group_.shape[axis]) return;
+      offset_ -= group_.shape[axis] * group_.strides[axis];
+      index_[axis] = 0;
+    }
+  }
+
+ private:
+  const AxisGroup& group_;
+  Shape index_;
+  int64_t offset_;
 };
 
 struct ReduceLayout {
@@ -167,17 +194,24 @@ template <class Reducer>
 void reduce_rows(const Reducer& reducer, const ReduceLayout& layout,
                  const Source<typename Reducer::Element>& source, typename Reducer::Result* out) {
   using Total = typename Reducer::Total;
+  const AxisGroup& reduced = layout.reduced;
   const int64_t outputs = layout.kept.shape.numel();
-  const int64_t count = layout.reduced.shape.numel();
+  const int64_t count = reduced.shape.numel();
   const int64_t pieces =
       outputs >= 64 ? 1 : std::max<int64_t>(1, (count + kPieceElements - 1) / kPieceElements);
   const int64_t piece = (count + pieces - 1) / pieces;
   const int64_t grain = std::max<int64_t>(1, kElementwiseGrain / std::max<int64_t>(piece, 16));
   if (pieces == 1) {
+    const bool one_block = reduced.shape.rank() == 1 && count <= kReduceBlock && count > 0;
     parallel_for(0, outputs, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o) {
-        out[o] = reducer.finish(
-            reduce_span(reducer, source, layout.reduced, layout.kept.offset(o), 0, count), count);
+      alignas(64) typename Reducer::Element buffer[kReduceBlock];
+      AxisWalk walk(layout.kept, begin);
+      for (int64_t o = begin; o < end; ++o, walk.next()) {
+        const Total total =
+            one_block ? reducer.block(source.read(walk.offset(), reduced.strides[0], count, buffer),
+                                      count, 0)
+                      : reduce_span(reducer, source, reduced, walk.offset(), 0, count);
+        out[o] = reducer.finish(total, count);
       }
     });
     return;
@@ -187,7 +221,7 @@ void reduce_rows(const Reducer& reducer, const ReduceLayout& layout,
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t from = unit % pieces * piece;
       totals[static_cast<size_t>(unit)] =
-          reduce_span(reducer, source, layout.reduced, layout.kept.offset(unit / pieces), from,
+          reduce_span(reducer, source, reduced, layout.kept.offset(unit / pieces), from,
                       std::min(from + piece, count));
     }
   });
@@ -204,40 +238,30 @@ concept ColumnReducer = requires {
   Reducer::lane_identity();
 };
 
-/// Adds rows begin..end-1 of the reduced axes to the totals of `width` neighbouring columns, the
-/// first of which starts at `base`.
+/// Columns whose totals are made together.
 template <class Reducer>
+inline constexpr int64_t kColumnBlock = ColumnReducer<Reducer> ? 512 : 32;
+
+/// Adds rows begin..end-1 of the reduced axes to the totals of `width` neighbouring columns, the
+/// first of which starts at `base`: four rows at a time, all columns at once.
+template <ColumnReducer Reducer>
 void reduce_column_span(const Reducer& reducer, const Source<typename Reducer::Element>& source,
                         const AxisGroup& reduced, int64_t base, int64_t begin, int64_t end,
                         int64_t width, typename Reducer::Total* totals) {
   using Element = typename Reducer::Element;
   constexpr int kRows = 4;
-  alignas(64) Element lanes[kColumnBlock];
-  alignas(64) Element buffers[kRows][kColumnBlock];
-  alignas(64) Element neutral[kColumnBlock];
+  alignas(64) Element lanes[kColumnBlock<Reducer>];
+  alignas(64) Element buffers[kRows][kColumnBlock<Reducer>];
+  alignas(64) Element neutral[kColumnBlock<Reducer>];
   std::fill_n(neutral, width, Reducer::lane_identity());
-  const int last = reduced.shape.rank() - 1;
-  const int64_t run = reduced.shape[last];
-  const int64_t stride = reduced.strides[last];
+  AxisWalk walk(reduced, begin);
   for (int64_t leaf = begin; leaf < end; leaf += kLeafRows) {
     std::fill_n(lanes, width, Reducer::lane_identity());
     const int64_t leaf_end = std::min(leaf + kLeafRows, end);
     for (int64_t row = leaf; row < leaf_end; row += kRows) {
-      const Element* rows[kRows];
-      int64_t offset = base + reduced.offset(row);
-      int64_t within = row % run;
-      for (int i = 0; i < kRows; ++i) {
-        if (row + i >= leaf_end) {
-          rows[i] = neutral;
-          continue;
-        }
-        rows[i] = source.read(offset, 1, width, buffers[i]);
-        offset += stride;
-        if (++within == run && row + i + 1 < leaf_end) {
-          within = 0;
-          offset = base + reduced.offset(row + i + 1);
-        }
-      }
+      const Element* rows[kRows] = {neutral, neutral, neutral, neutral};
+      for (int i = 0; i < kRows && row + i < leaf_end; ++i, walk.next())
+        rows[i] = source.read(base + walk.offset(), 1, width, buffers[i]);
       Reducer::add_rows(lanes, rows, width);
     }
     for (int64_t i = 0; i < width; ++i)
@@ -245,33 +269,53 @@ void reduce_column_span(const Reducer& reducer, const Source<typename Reducer::E
   }
 }
 
+/// The same for other reducers: blocks are turned round, so that columns become dense.
+template <class Reducer>
+void reduce_column_span(const Reducer& reducer, const Source<typename Reducer::Element>& source,
+                        const AxisGroup& reduced, int64_t base, int64_t begin, int64_t end,
+                        int64_t width, typename Reducer::Total* totals) {
+  using Element = typename Reducer::Element;
+  alignas(64) Element tile[kColumnBlock<Reducer>][kTileRows];
+  alignas(64) Element buffer[kColumnBlock<Reducer>];
+  AxisWalk walk(reduced, begin);
+  for (int64_t first = begin; first < end; first += kTileRows) {
+    const int64_t rows = std::min(kTileRows, end - first);
+    for (int64_t row = 0; row < rows; ++row, walk.next()) {
+      const Element* const from = source.read(base + walk.offset(), 1, width, buffer);
+      for (int64_t i = 0; i < width; ++i) tile[i][row] = from[i];
+    }
+    for (int64_t i = 0; i < width; ++i)
+      totals[i] = reducer.combine(totals[i], reducer.block(tile[i], rows, first));
+  }
+}
+
 /// Neighbouring outputs together, where they lie side by side in memory: [N, C] -> [C].
-template <ColumnReducer Reducer>
+template <class Reducer>
 void reduce_columns(const Reducer& reducer, const ReduceLayout& layout,
                     const Source<typename Reducer::Element>& source,
                     typename Reducer::Result* out) {
   using Total = typename Reducer::Total;
-  const int last = layout.kept.shape.rank() - 1;
-  const int64_t columns = layout.kept.shape[last];
+  constexpr int64_t block = kColumnBlock<Reducer>;
+  const int64_t columns = layout.kept.shape.back();
   const int64_t outputs = layout.kept.shape.numel();
   const int64_t count = layout.reduced.shape.numel();
-  const int64_t blocks = (columns + kColumnBlock - 1) / kColumnBlock;
+  const int64_t blocks = (columns + block - 1) / block;
   const int64_t units = outputs / columns * blocks;
   const int64_t pieces =
       std::clamp<int64_t>(count / (4 * kLeafRows), 1, std::max<int64_t>(1, kColumnUnits / units));
   const int64_t piece = (count + pieces - 1) / pieces;
   std::vector<Total> totals(static_cast<size_t>(pieces * outputs), reducer.identity());
-  const int64_t unit_cost = piece * std::min(columns, kColumnBlock);
+  const int64_t unit_cost = piece * std::min(columns, block);
   parallel_for(0, units * pieces, std::max<int64_t>(1, kElementwiseGrain / unit_cost),
                [&](int64_t begin, int64_t end) {
                  for (int64_t unit = begin; unit < end; ++unit) {
                    const int64_t p = unit / units;
                    const int64_t group = unit % units / blocks;
-                   const int64_t column = unit % blocks * kColumnBlock;
+                   const int64_t column = unit % blocks * block;
                    const int64_t output = group * columns + column;
                    reduce_column_span(reducer, source, layout.reduced, layout.kept.offset(output),
                                       p * piece, std::min((p + 1) * piece, count),
-                                      std::min(kColumnBlock, columns - column),
+                                      std::min(block, columns - column),
                                       totals.data() + p * outputs + output);
                  }
                });
@@ -295,15 +339,12 @@ void reduce_into(const Reducer& reducer, const Tensor& x, unsigned mask, Tensor&
   const ReduceLayout layout(x, mask);
   const Source<typename Reducer::Element> source(x);
   Result* const results = out.data<Result>();
-  if constexpr (ColumnReducer<Reducer>) {
-    const int kept = layout.kept.shape.rank();
-    const bool side_by_side = kept > 0 && layout.kept.strides[kept - 1] == 1;
-    if (side_by_side && layout.reduced.strides.back() != 1 && layout.reduced.shape.numel() > 0) {
-      reduce_columns(reducer, layout, source, results);
-      return;
-    }
+  const bool side_by_side = layout.kept.shape.rank() > 0 && layout.kept.strides.back() == 1;
+  if (side_by_side && layout.reduced.strides.back() != 1 && layout.reduced.shape.numel() > 0) {
+    reduce_columns(reducer, layout, source, results);
+  } else {
+    reduce_rows(reducer, layout, source, results);
   }
-  reduce_rows(reducer, layout, source, results);
 }
 
 }  // namespace weft::reduction
