@@ -1,0 +1,219 @@
+#include "weft/tensor/ops/cross_entropy.h"
+
+#include <algorithm>
+
+#include "weft/tensor/check.h"
+#include "weft/tensor/kernel.h"
+#include "weft/tensor/ops/linear.h"
+#include "weft/tensor/ops/matmul.h"
+
+#include "ops/cross_entropy_kernels.h"
+#include "ops/rows.h"
+
+namespace weft {
+namespace {
+
+constexpr Kernel<void(const CrossEntropyRows&, Tensor&, Tensor&, Stream)> kForward{
+    "cross_entropy", &cross_entropy_forward_cpu, WEFT_CUDA_KERNEL(cross_entropy_forward_cuda)};
+constexpr Kernel<void(const CrossEntropyRows&, const Tensor&, const Tensor&, Tensor&, Stream)>
+    kBackward{"cross_entropy_backward", &cross_entropy_backward_cpu,
+              WEFT_CUDA_KERNEL(cross_entropy_backward_cuda)};
+constexpr Kernel<void(CrossEntropyRows&, Tensor&, Tensor&, Stream)> kBoth{
+    "linear_cross_entropy", &cross_entropy_both_cpu, WEFT_CUDA_KERNEL(cross_entropy_both_cuda)};
+
+struct CheckedTargets {
+  Tensor targets;       // i64, dense
+  int64_t counted = 0;  // those that are not ignored
+};
+
+CheckedTargets check_targets(const char* op, const Tensor& targets, int64_t rows, int64_t classes,
+                             int64_t ignore_index) {
+  WEFT_CHECK(targets.defined() && targets.shape() == Shape({rows}), ShapeError,
+             "{}: targets must have shape [{}], got {}", op, rows, targets);
+  WEFT_CHECK(targets.dtype() == DType::i64 || targets.dtype() == DType::i32, DTypeError,
+             "{}: targets must be i64 or i32, got {}", op, targets);
+  CheckedTargets checked{targets.to(DType::i64).contiguous()};
+  const Tensor on_cpu = checked.targets.to(kCpu);
+  const int64_t* const values = on_cpu.data<int64_t>();
+  for (int64_t row = 0; row < rows; ++row) {
+    if (values[row] == ignore_index) continue;
+    WEFT_CHECK(values[row] >= 0 && values[row] < classes, IndexError,
+               "{}: target {} at position {} is not one of V = {} classes, nor ignore_index {}", op,
+               values[row], row, classes, ignore_index);
+    ++checked.counted;
+  }
+  return checked;
+}
+
+void check_matrix(const char* op, const char* name, const Tensor& tensor) {
+  WEFT_CHECK(tensor.defined() && tensor.rank() == 2, ShapeError, "{}: {} must have rank 2, got {}",
+             op, name, tensor);
+  WEFT_CHECK(is_floating(tensor.dtype()), DTypeError, "{}: {} must be of a floating type, got {}",
+             op, name, tensor);
+  WEFT_CHECK(tensor.size(1) >= 1, ShapeError, "{}: {} must have at least 1 column, got {}", op,
+             name, tensor);
+}
+
+void check_smoothing(const char* op, double label_smoothing) {
+  WEFT_CHECK(label_smoothing >= 0 && label_smoothing <= 1, ConfigError,
+             "{}: label_smoothing must lie in [0, 1], got {}", op, label_smoothing);
+}
+
+/// Rows of logits that are in flight at a time: enough of them that the products run at full speed
+/// and that the weight gradient, which every chunk reads and writes, does not dominate.
+int64_t choose_chunk_rows(int64_t rows, int64_t classes, size_t element_bytes) {
+  constexpr int64_t kChunkBytes = int64_t{32} << 20;
+  constexpr int64_t kMinRows = 64;
+  const int64_t fitting = kChunkBytes / (classes * static_cast<int64_t>(element_bytes));
+  const int64_t largest = std::max(fitting, kMinRows);
+  const int64_t chunks = (rows + largest - 1) / largest;
+  return chunks <= 1 ? rows : (rows + chunks - 1) / chunks;
+}
+
+}  // namespace
+
+Tensor mean_loss(const Tensor& losses, int64_t counted) {
+  double total = 0;
+  for (const double loss : losses.to_vector<double>()) total += loss;
+  return scalar(counted == 0 ? 0.0 : total / static_cast<double>(counted), losses.dtype(),
+                losses.device());
+}
+
+CrossEntropyResult cross_entropy_forward(const Tensor& logits, const Tensor& targets,
+                                         int64_t ignore_index, double label_smoothing) {
+  constexpr const char* kOp = "cross_entropy";
+  check_matrix(kOp, "logits", logits);
+  check_smoothing(kOp, label_smoothing);
+  const int64_t n = logits.size(0);
+  const CheckedTargets checked = check_targets(kOp, targets, n, logits.size(1), ignore_index);
+  const DType accumulator = accumulator_of(logits.dtype());
+  CrossEntropyResult result{empty({n}, accumulator, logits.device()),
+                            empty({n}, accumulator, logits.device()), checked.counted};
+  if (n > 0) {
+    kForward(logits.device())({as_rows(logits), checked.targets, ignore_index, label_smoothing},
+                              result.losses, result.logsumexp, current_stream(logits.device()));
+  }
+  return result;
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, int64_t ignore_index,
+                     double label_smoothing) {
+  const CrossEntropyResult result =
+      cross_entropy_forward(logits, targets, ignore_index, label_smoothing);
+  return mean_loss(result.losses, result.counted);
+}
+
+Tensor cross_entropy_per_token(const Tensor& logits, const Tensor& targets, int64_t ignore_index,
+                               double label_smoothing) {
+  return cross_entropy_forward(logits, targets, ignore_index, label_smoothing).losses;
+}
+
+Tensor cross_entropy_backward(const Tensor& dlosses, const Tensor& logits, const Tensor& targets,
+                              const Tensor& logsumexp, int64_t ignore_index,
+                              double label_smoothing) {
+  constexpr const char* kOp = "cross_entropy_backward";
+  check_matrix(kOp, "logits", logits);
+  check_smoothing(kOp, label_smoothing);
+  const int64_t n = logits.size(0);
+  const CheckedTargets checked = check_targets(kOp, targets, n, logits.size(1), ignore_index);
+  check_row_statistic(kOp, "logsumexp", logsumexp, logits);
+  check_row_statistic(kOp, "dlosses", dlosses, logits);
+  Tensor dlogits = empty(logits.shape(), logits.dtype(), logits.device());
+  if (n > 0) {
+    kBackward(logits.device())({as_rows(logits), checked.targets, ignore_index, label_smoothing},
+                               logsumexp.contiguous(), dlosses, dlogits,
+                               current_stream(logits.device()));
+  }
+  return dlogits;
+}
+
+LinearCrossEntropyResult linear_cross_entropy_forward(const Tensor& hidden, const Tensor& weight,
+                                                      const Tensor& targets,
+                                                      const LinearCrossEntropyOptions& options) {
+  constexpr const char* kOp = "linear_cross_entropy";
+  check_matrix(kOp, "hidden", hidden);
+  check_matrix(kOp, "weight", weight);
+  check_smoothing(kOp, options.label_smoothing);
+  WEFT_CHECK(weight.size(1) == hidden.size(1) && weight.size(0) >= 1, ShapeError,
+             "{}: weight must be [V, {}] for hidden {}, got {}", kOp, hidden.size(1), hidden,
+             weight);
+  const DType accumulator = accumulator_of(hidden.dtype());
+  WEFT_CHECK(weight.dtype() == hidden.dtype() || weight.dtype() == accumulator, DTypeError,
+             "{}: weight must be {} or of the type of hidden {}, got {}", kOp, accumulator, hidden,
+             weight);
+  WEFT_CHECK(options.chunk_rows >= 0, ConfigError, "{}: chunk_rows must be at least 0, got {}", kOp,
+             options.chunk_rows);
+  const int64_t n = hidden.size(0);
+  const int64_t classes = weight.size(0);
+  const CheckedTargets checked = check_targets(kOp, targets, n, classes, options.ignore_index);
+  const Device device = hidden.device();
+  const Stream stream = current_stream(device);
+
+  const Tensor factor =
+      weight.dtype() == hidden.dtype() ? weight : low_precision_copy(weight, hidden.dtype());
+  LinearCrossEntropyResult result;
+  result.losses = empty({n}, accumulator, device);
+  if (options.want_dhidden) result.dhidden = empty(hidden.shape(), hidden.dtype(), device);
+  if (options.want_dweight) {
+    result.dweight = n > 0 ? empty(weight.shape(), accumulator, device)
+                           : zeros(weight.shape(), accumulator, device);
+  }
+  const bool want_gradients = options.want_dhidden || options.want_dweight;
+  const int64_t chunk = std::max<int64_t>(
+      1, std::min(n, options.chunk_rows > 0 ? options.chunk_rows
+                                            : choose_chunk_rows(n, classes, size_of(accumulator))));
+  Tensor logits_buffer = empty({chunk, classes}, accumulator, device);
+  Tensor logsumexp_buffer = empty({chunk}, accumulator, device);
+  // Gradients of the logits are kept for a loss of each row of 1, in [-1, 1], so that f16 holds
+  // them; the mean comes in as a factor of the products.
+  Tensor dlogits_buffer = hidden.dtype() == accumulator || !want_gradients
+                              ? logits_buffer
+                              : empty({chunk, classes}, hidden.dtype(), device);
+  const double scale = checked.counted == 0 ? 0.0 : 1.0 / static_cast<double>(checked.counted);
+
+  for (int64_t start = 0; start < n; start += chunk) {
+    const int64_t stop = std::min(n, start + chunk);
+    const Tensor rows = hidden.slice(0, start, stop);         // [C, E]
+    Tensor logits = logits_buffer.slice(0, 0, stop - start);  // [C, V]
+    matmul_into(logits, rows, factor, /*beta=*/0, {.transpose_b = true});
+    CrossEntropyRows chunk_rows{logits, checked.targets.slice(0, start, stop), options.ignore_index,
+                                options.label_smoothing};
+    Tensor losses = result.losses.slice(0, start, stop);
+    if (!want_gradients) {
+      Tensor logsumexp = logsumexp_buffer.slice(0, 0, stop - start);
+      kForward(device)(chunk_rows, losses, logsumexp, stream);
+      continue;
+    }
+    Tensor dlogits = dlogits_buffer.slice(0, 0, stop - start);
+    kBoth(device)(chunk_rows, losses, dlogits, stream);
+    if (options.want_dhidden) {
+      Tensor dhidden = result.dhidden.slice(0, start, stop);
+      matmul_into(dhidden, dlogits, factor, /*beta=*/0, {.alpha = scale});
+    }
+    if (options.want_dweight) {
+      matmul_into(result.dweight, dlogits, rows, /*beta=*/start == 0 ? 0 : 1,
+                  {.transpose_a = true, .alpha = scale});
+    }
+  }
+  result.loss = mean_loss(result.losses, checked.counted);
+  return result;
+}
+
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                            int64_t ignore_index, double label_smoothing) {
+  return linear_cross_entropy_forward(
+             hidden, weight, targets,
+             {.ignore_index = ignore_index, .label_smoothing = label_smoothing})
+      .loss;
+}
+
+Tensor linear_cross_entropy_per_token(const Tensor& hidden, const Tensor& weight,
+                                      const Tensor& targets, int64_t ignore_index,
+                                      double label_smoothing) {
+  return linear_cross_entropy_forward(
+             hidden, weight, targets,
+             {.ignore_index = ignore_index, .label_smoothing = label_smoothing})
+      .losses;
+}
+
+}  // namespace weft

@@ -1,0 +1,26 @@
+#pragma once
+
+#include "weft/tensor/stream.h"
+#include "weft/tensor/tensor.h"
+
+namespace weft {
+
+/// Rows of logits with what they are compared to. Targets are i64, dense and checked.
+struct CrossEntropyRows {
+  Tensor logits;  // [N, V], rows dense
+  Tensor targets;
+  int64_t ignore_index = 0;
+  double label_smoothing = 0;
+};
+
+/// Writes losses and logsumexp [N], of the accumulator type.
+void cross_entropy_forward_cpu(const CrossEntropyRows& rows, Tensor& losses, Tensor& logsumexp,
+                               Stream stream);
+/// dlogits [N, V] dense, of the logits' type; dlosses [N] of the accumulator type, any stride.
+void cross_entropy_backward_cpu(const CrossEntropyRows& rows, const Tensor& logsumexp,
+                                const Tensor& dlosses, Tensor& dlogits, Stream stream);
+/// Both at once, for dlosses of 1. Destroys the logits (f32 or f64); dlogits is dense, of any type
+/// computed in that, and may be the logits.
+void cross_entropy_both_cpu(CrossEntropyRows& rows, Tensor& losses, Tensor& dlogits, Stream stream);
+
+}  // namespace weft
