@@ -17,8 +17,10 @@ struct Data {
   std::shared_ptr<const io::TokenSource> valid;  ///< null when nothing is held out
 };
 
-/// Opens a built-in set (builtin:NAME), a token dataset (.h5) or a text file, which is tokenized in memory. The tokenizer
-/// specification and the held-out fraction apply to text alone. Throws IoError and ConfigError.
-Data open_data(const std::string& data, const std::string& tokenizer, double valid_fraction, uint64_t seed);
+/// Opens a built-in set (builtin:NAME), a token dataset (.h5) or a text file, which is tokenized in
+/// memory. The tokenizer specification and the held-out fraction apply to text alone. Throws
+/// IoError and ConfigError.
+Data open_data(const std::string& data, const std::string& tokenizer, double valid_fraction,
+               uint64_t seed);
 
 }  // namespace weft::apps

@@ -47,6 +47,22 @@ nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size) const {
   return config;
 }
 
+std::unique_ptr<nn::DecoderLM> ModelOptions::make_model(int64_t vocab_size, uint64_t seed) const {
+  const nn::DecoderConfig config = decoder_config(vocab_size);
+  attention::AttentionConfig layers;
+  layers.shape = {.d_model = d_model,
+                  .n_heads = n_heads,
+                  .n_kv_heads = n_kv_heads,
+                  .n_layers = n_layers,
+                  .rope_theta = rope_theta,
+                  .init_std = init_std};
+  layers.schedule = attention_schedule.empty() ? attention : attention_schedule;
+  layers.options = attention_options;
+  Generator generator(seed);
+  return std::make_unique<nn::DecoderLM>(config, attention::make_mixer_factory(layers, generator),
+                                         generator);
+}
+
 std::vector<ParameterCount> count_parameters(const nn::DecoderLM& model) {
   std::vector<ParameterCount> parts = {
       {"embedding", 0}, {"attention", 0}, {"mlp", 0}, {"norm", 0}, {"head", 0}};

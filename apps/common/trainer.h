@@ -6,28 +6,33 @@
 #include <optional>
 #include <string>
 
+#include "weft/io/loader.h"
+#include "weft/nn/decoder.h"
+#include "weft/optim/optimizer.h"
+#include "weft/optim/schedule.h"
+
 #include "common/console.h"
 #include "common/data.h"
 #include "common/evaluation.h"
 #include "common/run.h"
 #include "common/train_config.h"
 #include "common/training_step.h"
-#include "weft/io/loader.h"
-#include "weft/nn/decoder.h"
-#include "weft/optim/optimizer.h"
-#include "weft/optim/schedule.h"
 
 namespace weft::apps {
 
-/// A training run: data, model, optimizer and run folder, from the first step (or the one after a checkpoint) to the last.
+/// A training run: data, model, optimizer and run folder, from the first step (or the one after a
+/// checkpoint) to the last.
 class Trainer {
  public:
-  /// Opens the data and builds the model. `config_text` is saved as config.ini. Nothing is written yet.
+  /// Opens the data and builds the model. `config_text` is saved as config.ini. Nothing is written
+  /// yet.
   Trainer(const TrainConfig& config, std::string config_text, Console& console);
 
-  /// Prints what will be trained: version, machine, parameters by part, tokens, estimated memory, output folder.
+  /// Prints what will be trained: version, machine, parameters by part, tokens, estimated memory,
+  /// output folder.
   void describe() const;
-  /// Trains to the end, or until a signal asks for a stop. Returns an exit code. Throws NonFiniteError.
+  /// Trains to the end, or until a signal asks for a stop. Returns an exit code. Throws
+  /// NonFiniteError.
   int run();
 
  private:

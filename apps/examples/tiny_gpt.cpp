@@ -51,8 +51,7 @@ int main(int argc, char** argv) {
   const weft::nn::DecoderConfig config{
       .vocab_size = tokenizer->vocab_size(), .n_layers = 2, .d_model = 64, .d_ff = 128};
   weft::nn::DecoderLM model(
-      config, weft::attention::make_mixer_factory("full", {.d_model = 64, .n_heads = 4}, generator),
-      generator);
+      config, weft::attention::make_mixer_factory({.shape = {.d_model = 64, .n_heads = 4}}, generator), generator);
   std::cout << model.num_parameters() << " parameters, " << tokenizer->vocab_size()
             << " characters\n";
 

@@ -1,0 +1,238 @@
+#include "common/trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "weft/nn/generation.h"
+#include "weft/tensor/allocator.h"
+#include "weft/tensor/check.h"
+#include "weft/tensor/ops/matmul.h"
+#include "weft/tensor/parallel.h"
+
+#include "common/exit_code.h"
+#include "common/memory.h"
+#include "common/signals.h"
+#include "common/version.h"
+
+namespace weft::apps {
+namespace {
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// FLOP/s of a matrix product of this type that is large enough to reach the machine's rate.
+double measure_product_rate(DType dtype) {
+  constexpr int64_t kSize = 768;
+  const Tensor a = ones({kSize, kSize}, dtype);
+  double best = 1e9;
+  for (int i = 0; i < 4; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const Tensor product = matmul(a, a);
+    best = std::min(best, seconds_since(start));
+  }
+  return 2.0 * kSize * kSize * kSize / best;
+}
+
+bool is_due(int64_t period, int64_t steps_done) {
+  return period > 0 && steps_done % period == 0;
+}
+
+}  // namespace
+
+Trainer::Trainer(const TrainConfig& config, std::string config_text, Console& console)
+    : config_(config),
+      config_text_(std::move(config_text)),
+      console_(console),
+      data_(open_data(config.data, config.tokenizer, config.valid_fraction, config.seed)),
+      model_(config.model.make_model(data_.tokenizer->vocab_size(), config.seed)),
+      optimizer_(config.optimizer.make_optimizer(*model_)),
+      schedule_(config.optimizer.make_schedule(config.max_steps)),
+      dropout_generator_(config.seed + 1),
+      loader_(data_.train, {.batch_size = config.batch_size,
+                            .seq_len = config.seq_len,
+                            .micro_batches = config.grad_accum_steps,
+                            .seed = config.seed}) {}
+
+double Trainer::estimated_bytes() const {
+  const nn::DecoderConfig shape = model_->config();
+  const auto element = static_cast<double>(size_of(shape.compute_dtype));
+  const auto tokens = static_cast<double>(config_.batch_size * config_.seq_len);
+  const auto width = static_cast<double>(shape.d_model);
+  const auto hidden = static_cast<double>(shape.d_ff);
+  const auto layers = static_cast<double>(shape.n_layers);
+  // Kept for backward in each layer: both sums and norms, the mixer's projections and output (about
+  // 4 widths), and the MLP's gate, up and product. While one layer is walked backward, its
+  // gradients stand beside them.
+  const double layer = tokens * element * (8 * width + 3 * hidden);
+  const double kept = shape.recompute == nn::Recompute::block
+                          ? 2 * tokens * element * width * layers + layer
+                          : layer * layers;
+  // f32 parameters, gradients and the optimizer's state (two moments, or Muon's one), and bf16
+  // copies of the weights.
+  const double per_parameter =
+      4 + 4 + (config_.optimizer.optimizer == "sgd" ? 4 : 8) + (element < 4 ? element : 0);
+  return kept + layer + per_parameter * static_cast<double>(model_->num_parameters());
+}
+
+void Trainer::describe() const {
+  const auto parameters = static_cast<double>(model_->num_parameters());
+  const int64_t step_tokens = config_.batch_size * config_.seq_len * config_.grad_accum_steps;
+  const double run_tokens =
+      static_cast<double>(step_tokens) * static_cast<double>(config_.max_steps);
+  std::string parts;
+  for (const ParameterCount& part : count_parameters(*model_)) {
+    if (part.count > 0)
+      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part.part,
+                           format_count(static_cast<double>(part.count)));
+  }
+  console_.info(fmt::format("weft {} on cpu, {} threads", version(), num_threads()));
+  console_.info(fmt::format("data        {}", data_.description));
+  console_.info(fmt::format("model       {} parameters ({})", format_count(parameters), parts));
+  console_.info(fmt::format("attention   {}, {} layers of width {}, {}",
+                            config_.model.attention_schedule.empty()
+                                ? config_.model.attention
+                                : config_.model.attention_schedule,
+                            config_.model.n_layers, config_.model.d_model, config_.model.dtype));
+  console_.info(fmt::format("step        {} x {} x {} = {} tokens", config_.grad_accum_steps,
+                            config_.batch_size, config_.seq_len, step_tokens));
+  console_.info(fmt::format("run         {} steps, {} tokens, {:.1f} tokens per parameter{}",
+                            config_.max_steps, format_count(run_tokens), run_tokens / parameters,
+                            loader_.epoch(config_.max_steps) > 0
+                                ? fmt::format(", {:.2f} epochs", loader_.epoch(config_.max_steps))
+                                : ""));
+  console_.info(fmt::format("memory      about {} for training", format_bytes(estimated_bytes())));
+  console_.info(fmt::format("output      {}", config_.out_dir));
+}
+
+int Trainer::run() {
+  run_.emplace(config_, config_text_, *data_.tokenizer);
+  console_.attach_file(run_->log_path());
+  resume();
+  if (first_step_ >= config_.max_steps) {
+    console_.info(fmt::format("nothing to do: the run has its {} steps", first_step_));
+    return kDone;
+  }
+  product_rate_ = measure_product_rate(model_->config().compute_dtype);
+  const StopSignals signals;
+  TrainingStep training_step(*model_, *optimizer_, schedule_, config_.optimizer.grad_clip,
+                             dropout_generator_);
+  model_->train();
+  loader_.seek(first_step_);
+  int64_t saved_at = first_step_;
+  for (int64_t step = first_step_; step < config_.max_steps; ++step) {
+    const auto start = Clock::now();
+    const TrainingStep::Result result = training_step.run(step, next_batches());
+    log_step(step, result, seconds_since(start));
+    const int64_t done = step + 1;
+    const bool last = done == config_.max_steps;
+    if (is_due(config_.eval_every, done) || last) evaluate(done);
+    if (is_due(config_.sample_every, done)) sample(done);
+    const int signal = StopSignals::requested();
+    if (is_due(config_.save_every, done) || last || signal != 0) {
+      save(done);
+      saved_at = done;
+    }
+    if (signal != 0 && !last) {
+      console_.info(fmt::format("stopped by signal {} after step {}; the same command continues",
+                                signal, saved_at));
+      return kSignalBase + signal;
+    }
+  }
+  run_->write_report();
+  console_.info(fmt::format("done: {}", run_->folder()));
+  return kDone;
+}
+
+std::vector<io::Batch> Trainer::next_batches() {
+  std::vector<io::Batch> batches;
+  for (int64_t i = 0; i < config_.grad_accum_steps; ++i) batches.push_back(loader_.next());
+  return batches;
+}
+
+void Trainer::log_step(int64_t step, const TrainingStep::Result& result, double seconds) {
+  const double tokens =
+      static_cast<double>(config_.batch_size * config_.seq_len * config_.grad_accum_steps);
+  const double rate = tokens / seconds;
+  const double mfu = rate * model_->training_flops_per_token(config_.seq_len) / product_rate_;
+  timed_seconds_ += seconds;
+  ++timed_steps_;
+  const int64_t done = step + 1;
+  const double remaining = static_cast<double>(config_.max_steps - done) * timed_seconds_ /
+                           static_cast<double>(timed_steps_);
+  const std::string line = fmt::format(
+      "step {:05}/{:05} ({:.1f}%) | loss {:.4f} | lr {:.1e} | norm {:.2f} | {:.1f} ms | {} tok/s | "
+      "mfu {:.1f}% | {} | eta {}",
+      done, config_.max_steps,
+      100.0 * static_cast<double>(done) / static_cast<double>(config_.max_steps), result.loss,
+      result.lr, result.grad_norm, 1e3 * seconds, format_count(rate), 100 * mfu,
+      format_bytes(static_cast<double>(resident_bytes())), format_duration(remaining));
+  if (is_due(config_.log_every, done) || step == first_step_ ||
+      (done == config_.max_steps && config_.log_every > 0)) {
+    console_.info(line);
+  } else {
+    console_.status(line);
+  }
+  run_->log_metrics(done, {{"train/loss", result.loss},
+                           {"train/lr", result.lr},
+                           {"train/grad_norm", result.grad_norm},
+                           {"train/tokens_per_sec", rate},
+                           {"train/mfu", mfu},
+                           {"train/peak_gb", static_cast<double>(peak_resident_bytes()) * 1e-9}});
+}
+
+void Trainer::evaluate(int64_t steps_done) {
+  if (data_.valid == nullptr) return;
+  const int64_t sequences = data_.valid->size() == io::kEndless && config_.eval_sequences < 0
+                                ? 64
+                                : config_.eval_sequences;
+  const LossReport report = evaluate_loss(
+      *model_, data_.valid, *data_.tokenizer,
+      {.batch_size = config_.batch_size, .seq_len = config_.seq_len, .max_sequences = sequences});
+  console_.info(
+      fmt::format("eval {:05} | loss {:.4f} | perplexity {:.2f} | {:.4f} bits per byte | {} tokens",
+                  steps_done, report.loss, report.perplexity, report.bits_per_byte,
+                  format_count(static_cast<double>(report.tokens))));
+  run_->log_metrics(steps_done, {{"eval/loss", report.loss},
+                                 {"eval/perplexity", report.perplexity},
+                                 {"eval/bits_per_byte", report.bits_per_byte}});
+}
+
+void Trainer::sample(int64_t steps_done) {
+  std::vector<int64_t> prompt;
+  for (const int32_t id : data_.tokenizer->encode(config_.sample_prompt)) prompt.push_back(id);
+  if (prompt.empty()) return;
+  Generator generator(config_.seed);  // the same draw each time: differences come from learning
+  std::vector<int32_t> ids;
+  for (const int64_t id :
+       nn::generate(*model_, prompt,
+                    {.max_new_tokens = config_.sample_tokens, .sampling = {.temperature = 0.8}},
+                    generator)) {
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  run_->log_sample(steps_done, config_.sample_prompt + data_.tokenizer->decode(ids));
+}
+
+void Trainer::save(int64_t steps_done) {
+  const auto start = Clock::now();
+  const std::string path = run_->save({.steps_done = steps_done,
+                                       .model = model_->state_dict(),
+                                       .optimizer = optimizer_->state_dict(),
+                                       .dropout = dropout_generator_.state()});
+  console_.info(fmt::format("saved {} in {:.0f} ms", path, 1e3 * seconds_since(start)));
+}
+
+void Trainer::resume() {
+  const std::optional<RunCheckpoint> checkpoint = run_->find_checkpoint(console_);
+  if (!checkpoint) return;
+  model_->load_state_dict(checkpoint->model);
+  optimizer_->load_state_dict(checkpoint->optimizer);
+  dropout_generator_.set_state(checkpoint->dropout);
+  first_step_ = checkpoint->steps_done;
+  console_.info(fmt::format("resumed after step {} from {}", first_step_, checkpoint->path));
+}
+
+}  // namespace weft::apps
