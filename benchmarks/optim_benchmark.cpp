@@ -1,0 +1,114 @@
+// Optimizer steps against the machine's copy bandwidth: one JSON object a line.
+//
+//   weft_optim_benchmark [MILLIONS_OF_PARAMETERS] [ROUNDS]
+//
+// All programs take turns within a round; a row holds the median over the rounds. Bytes are those
+// that the algorithm must move: AdamW reads parameter, gradient and two moments and writes all but
+// the gradient (28 bytes a parameter in f32), the norm reads the gradient.
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "weft/optim/adamw.h"
+#include "weft/optim/clip.h"
+#include "weft/optim/sgd.h"
+#include "weft/tensor/parallel.h"
+
+namespace {
+
+using weft::Tensor;
+using weft::optim::NamedParameters;
+
+struct Case {
+  std::string name;
+  int64_t parameters = 0;
+  size_t tensors = 0;
+  double bytes = 0;
+  std::function<void()> run;
+  std::vector<double> seconds = {};
+};
+
+/// `count` tensors with about `total` elements together, of uneven sizes, with gradients.
+NamedParameters make_parameters(int64_t total, int64_t count) {
+  NamedParameters parameters;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t size = count == 1 ? total : 2 * total * (i + 1) / (count * (count + 1));
+    weft::autograd::Variable parameter(weft::full({size}, 0.5), /*requires_grad=*/true);
+    parameter.mutable_grad() = weft::full({size}, 0.01);
+    parameters.push_back({fmt::format("p{}", i), parameter});
+  }
+  return parameters;
+}
+
+int64_t numel(const NamedParameters& parameters) {
+  int64_t total = 0;
+  for (const auto& named : parameters) total += named.parameter.numel();
+  return total;
+}
+
+void add_cases(std::vector<Case>& cases, const NamedParameters& parameters) {
+  using namespace weft::optim;
+  const int64_t count = numel(parameters);
+  const auto add = [&](const char* name, double bytes_each, std::function<void()> run) {
+    cases.push_back(
+        {name, count, parameters.size(), bytes_each * static_cast<double>(count), std::move(run)});
+  };
+  const auto adamw = std::make_shared<AdamW>(default_groups(parameters));
+  const auto sgd = std::make_shared<Sgd>(default_groups(parameters), SgdOptions{.momentum = 0.9});
+  add("adamw_step", 28, [adamw] { adamw->step(1e-6, 0.5); });
+  add("sgd_momentum_step", 20, [sgd] { sgd->step(1e-6, 0.5); });
+  add("grad_norm", 4, [parameters] { (void)grad_norm(parameters); });
+}
+
+void add_copy(std::vector<Case>& cases, int64_t count) {
+  const Tensor from = weft::full({count}, 1);
+  Tensor to = weft::zeros({count});
+  cases.push_back({"copy", count, 1, 8.0 * static_cast<double>(count),
+                   [from, to]() mutable { to.copy_(from); }});
+}
+
+double seconds_of(const std::function<void()>& run) {
+  const auto start = std::chrono::steady_clock::now();
+  run();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const double millions = argc > 1 ? std::atof(argv[1]) : 64;
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 15;
+  if (!(millions > 0) || rounds < 1) {
+    fmt::print(stderr, "usage: {} [MILLIONS_OF_PARAMETERS] [ROUNDS]\n", argv[0]);
+    return 2;
+  }
+  const auto total = static_cast<int64_t>(millions * 1e6);
+  std::vector<Case> cases;
+  // As many bytes as AdamW walks, so that caches help both alike.
+  add_copy(cases, 2 * total);
+  add_cases(cases, make_parameters(total, 1));
+  add_cases(cases, make_parameters(total, 200));
+
+  for (Case& c : cases) c.run();
+  for (int round = 0; round < rounds; ++round)
+    for (Case& c : cases) c.seconds.push_back(seconds_of(c.run));
+  double copy_rate = 0;
+  for (Case& c : cases) {
+    std::sort(c.seconds.begin(), c.seconds.end());
+    const double median = c.seconds[c.seconds.size() / 2];
+    const double rate = c.bytes / median;
+    if (c.name == "copy") copy_rate = rate;
+    fmt::print(
+        "{{\"benchmark\": \"{}\", \"parameters\": {}, \"tensors\": {}, \"threads\": {}, "
+        "\"ms\": {:.3f}, \"best_ms\": {:.3f}, \"gb_per_s\": {:.2f}, \"of_copy\": {:.3f}}}\n",
+        c.name, c.parameters, c.tensors, weft::num_threads(), 1e3 * median, 1e3 * c.seconds.front(),
+        rate / 1e9, rate / copy_rate);
+  }
+  return 0;
+}
