@@ -4,12 +4,14 @@
 //
 // All programs take turns within a round; a row holds the median over the rounds. Bytes are those
 // that the algorithm must move: AdamW reads parameter, gradient and two moments and writes all but
-// the gradient (28 bytes a parameter in f32), the norm reads the gradient.
+// the gradient (28 bytes a parameter in f32), the norm reads the gradient. Muon is bound by its
+// products: gflop_per_s is their rate.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,6 +19,7 @@
 
 #include "weft/optim/adamw.h"
 #include "weft/optim/clip.h"
+#include "weft/optim/muon.h"
 #include "weft/optim/sgd.h"
 #include "weft/tensor/parallel.h"
 
@@ -30,6 +33,7 @@ struct Case {
   int64_t parameters = 0;
   size_t tensors = 0;
   double bytes = 0;
+  double flops = 0;
   std::function<void()> run;
   std::vector<double> seconds = {};
 };
@@ -56,8 +60,8 @@ void add_cases(std::vector<Case>& cases, const NamedParameters& parameters) {
   using namespace weft::optim;
   const int64_t count = numel(parameters);
   const auto add = [&](const char* name, double bytes_each, std::function<void()> run) {
-    cases.push_back(
-        {name, count, parameters.size(), bytes_each * static_cast<double>(count), std::move(run)});
+    cases.push_back({name, count, parameters.size(), bytes_each * static_cast<double>(count), 0,
+                     std::move(run)});
   };
   const auto adamw = std::make_shared<AdamW>(default_groups(parameters));
   const auto sgd = std::make_shared<Sgd>(default_groups(parameters), SgdOptions{.momentum = 0.9});
@@ -69,8 +73,33 @@ void add_cases(std::vector<Case>& cases, const NamedParameters& parameters) {
 void add_copy(std::vector<Case>& cases, int64_t count) {
   const Tensor from = weft::full({count}, 1);
   Tensor to = weft::zeros({count});
-  cases.push_back({"copy", count, 1, 8.0 * static_cast<double>(count),
+  cases.push_back({"copy", count, 1, 8.0 * static_cast<double>(count), 0,
                    [from, to]() mutable { to.copy_(from); }});
+}
+
+/// The hidden matrices of a decoder of width 768 and three layers.
+void add_muon(std::vector<Case>& cases, const char* name, weft::DType product_dtype) {
+  using namespace weft::optim;
+  NamedParameters parameters;
+  double flops = 0;
+  const auto add = [&](int64_t rows, int64_t columns) {
+    weft::autograd::Variable parameter(weft::full({rows, columns}, 0.5), /*requires_grad=*/true);
+    parameter.mutable_grad() = weft::full({rows, columns}, 0.01);
+    parameters.push_back({fmt::format("w{}", parameters.size()), parameter});
+    const auto shorter = static_cast<double>(std::min(rows, columns));
+    const auto longer = static_cast<double>(std::max(rows, columns));
+    flops += 5 * (4 * shorter * shorter * longer + 2 * shorter * shorter * shorter);
+  };
+  for (int layer = 0; layer < 3; ++layer) {
+    for (int i = 0; i < 4; ++i) add(768, 768);
+    for (int i = 0; i < 2; ++i) add(2048, 768);
+    add(768, 2048);
+  }
+  const auto muon = std::make_shared<Muon>(split_for_muon(parameters),
+                                           MuonOptions{.product_dtype = product_dtype});
+  const int64_t count = numel(parameters);
+  cases.push_back({name, count, parameters.size(), 20.0 * static_cast<double>(count), flops,
+                   [muon] { muon->step(1e-6, 0.5); }});
 }
 
 double seconds_of(const std::function<void()>& run) {
@@ -95,6 +124,9 @@ int main(int argc, char** argv) {
   add_cases(cases, make_parameters(total, 1));
   add_cases(cases, make_parameters(total, 200));
 
+  add_muon(cases, "muon_step_f32", weft::DType::f32);
+  add_muon(cases, "muon_step_bf16", weft::DType::bf16);
+
   for (Case& c : cases) c.run();
   for (int round = 0; round < rounds; ++round)
     for (Case& c : cases) c.seconds.push_back(seconds_of(c.run));
@@ -106,9 +138,10 @@ int main(int argc, char** argv) {
     if (c.name == "copy") copy_rate = rate;
     fmt::print(
         "{{\"benchmark\": \"{}\", \"parameters\": {}, \"tensors\": {}, \"threads\": {}, "
-        "\"ms\": {:.3f}, \"best_ms\": {:.3f}, \"gb_per_s\": {:.2f}, \"of_copy\": {:.3f}}}\n",
+        "\"ms\": {:.3f}, \"best_ms\": {:.3f}, \"gb_per_s\": {:.2f}, \"of_copy\": {:.3f}, "
+        "\"gflop_per_s\": {:.1f}}}\n",
         c.name, c.parameters, c.tensors, weft::num_threads(), 1e3 * median, 1e3 * c.seconds.front(),
-        rate / 1e9, rate / copy_rate);
+        rate / 1e9, rate / copy_rate, c.flops / median / 1e9);
   }
   return 0;
 }

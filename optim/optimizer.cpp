@@ -33,8 +33,8 @@ std::string enumerate(const std::vector<std::string>& names) {
 }  // namespace
 
 std::vector<ParameterGroup> default_groups(const NamedParameters& parameters) {
-  ParameterGroup decay{.name = "decay", .parameters = {}, .weight_decay = std::nullopt};
-  ParameterGroup no_decay{.name = "no_decay", .parameters = {}, .weight_decay = 0.0};
+  ParameterGroup decay{.name = "decay"};
+  ParameterGroup no_decay{.name = "no_decay", .weight_decay = 0.0};
   for (const NamedParameter& named : parameters)
     (decays(named) ? decay : no_decay).parameters.push_back(named);
   return {std::move(decay), std::move(no_decay)};

@@ -1,39 +1,13 @@
-#include <array>
 #include <cmath>
 
 #include "weft/tensor/dispatch.h"
 
 #include "kernels/blocks.h"
 #include "kernels/grad_norm.h"
+#include "kernels/sum_of_squares.h"
 
 namespace weft::optim {
 namespace {
-
-/// Lanes of partial sums in a fixed order, which the compiler keeps in vector registers.
-template <class T>
-double block_sum_of_squares(const T* values, int64_t count) {
-  constexpr int64_t kLanes = 32;
-  std::array<double, kLanes> lanes{};
-  // A single stream of reads leaves the memory idle without this.
-  constexpr uintptr_t kAhead = 2048;  // bytes; may lie beyond the end
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const auto ahead = reinterpret_cast<uintptr_t>(values + i) + kAhead;
-    for (size_t byte = 0; byte < kLanes * sizeof(T); byte += 64)
-      __builtin_prefetch(reinterpret_cast<const void*>(ahead + byte));
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const double value = static_cast<double>(values[i + lane]);
-      lanes[static_cast<size_t>(lane)] += value * value;
-    }
-  }
-  for (int64_t lane = 0; i < count; ++i, ++lane) {
-    const double value = static_cast<double>(values[i]);
-    lanes[static_cast<size_t>(lane)] += value * value;
-  }
-  for (size_t width = kLanes / 2; width > 0; width /= 2)
-    for (size_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  return lanes[0];
-}
 
 template <class List>
 BlockList blocks_of_tensors(const List& tensors) {
@@ -51,7 +25,7 @@ double sum_of_squares_cpu(std::span<const Tensor> tensors, Stream /*stream*/) {
     const int64_t block = blocks.first_block(array) + begin / BlockList::kBlock;
     dispatch_floating(tensors[array].dtype(), "grad_norm", [&]<class T>() {
       sums[static_cast<size_t>(block)] =
-          block_sum_of_squares(tensors[array].data<T>() + begin, end - begin);
+          sum_of_squares(tensors[array].data<T>() + begin, end - begin);
     });
   });
   double total = 0;

@@ -43,8 +43,8 @@ TEST_P(AdamWTest, FollowsTheReferenceOverManySteps) {
   for (const NamedParameter& named : parameters) references.emplace_back(values_of(named));
   const AdamWOptions options{.beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.3};
   // Odd parameters run at another rate and without decay.
-  ParameterGroup even{.name = "even", .parameters = {}, .weight_decay = std::nullopt};
-  ParameterGroup odd{.name = "odd", .parameters = {}, .lr_scale = 0.25, .weight_decay = 0.0};
+  ParameterGroup even{.name = "even"};
+  ParameterGroup odd{.name = "odd", .lr_scale = 0.25, .weight_decay = 0.0};
   for (size_t i = 0; i < parameters.size(); ++i)
     (i % 2 == 0 ? even : odd).parameters.push_back(parameters[i]);
   AdamW optimizer({even, odd}, options);
@@ -67,22 +67,21 @@ TEST_P(AdamWTest, FollowsTheReferenceOverManySteps) {
 TEST_P(AdamWTest, FirstStepMovesByTheRateInTheDirectionOfTheSign) {
   const NamedParameter named = make_parameter("w", zeros({3}, GetParam()));
   set_grad(named, from_vector<double>({1e-4, -7, 0}, {3}).to(GetParam()));
-  AdamW({{.name = "", .parameters = {named}, .weight_decay = 0.0}}, {}).step(0.5);
+  AdamW({{.parameters = {named}, .weight_decay = 0.0}}, {}).step(0.5);
   expect_near(values_of(named), {-0.5, 0.5, 0}, 1e-4, "w");
 }
 
 TEST_P(AdamWTest, DecayIsDecoupledFromTheGradient) {
   const NamedParameter named = make_parameter("w", full({2}, 8, GetParam()));
   set_grad(named, zeros({2}, GetParam()));
-  AdamW({{.name = "", .parameters = {named}, .weight_decay = std::nullopt}}, {.weight_decay = 0.5})
-      .step(0.25);
+  AdamW({{.parameters = {named}}}, {.weight_decay = 0.5}).step(0.25);
   EXPECT_EQ(values_of(named), (std::vector<double>{7, 7}));
 }
 
 TEST_P(AdamWTest, BiasCorrectionCountsTheStepsOfEachParameter) {
   const NamedParameter often = make_parameter("often", zeros({1}, GetParam()));
   const NamedParameter seldom = make_parameter("seldom", zeros({1}, GetParam()));
-  AdamW optimizer({{.name = "", .parameters = {often, seldom}, .weight_decay = 0.0}}, {});
+  AdamW optimizer({{.parameters = {often, seldom}, .weight_decay = 0.0}}, {});
   for (int step = 0; step < 20; ++step) {
     set_grad(often, ones({1}, GetParam()));
     optimizer.step(0.01);
@@ -97,7 +96,7 @@ TEST_P(AdamWTest, ConvergesOnAQuadraticAndOnRosenbrock) {
   const NamedParameter bowl = make_parameter("bowl", full({4}, 3, GetParam()));
   const NamedParameter valley =
       make_parameter("valley", from_vector<double>({-1.2, 1}, {2}).to(GetParam()));
-  AdamW optimizer({{.name = "", .parameters = {bowl, valley}, .weight_decay = 0.0}}, {});
+  AdamW optimizer({{.parameters = {bowl, valley}, .weight_decay = 0.0}}, {});
   for (int step = 0; step < 6000; ++step) {
     std::vector<double> grad = values_of(bowl);
     for (size_t i = 0; i < grad.size(); ++i)

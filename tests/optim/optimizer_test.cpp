@@ -6,6 +6,7 @@
 
 #include "weft/autograd/node.h"
 #include "weft/optim/adamw.h"
+#include "weft/optim/muon.h"
 #include "weft/optim/sgd.h"
 #include "weft/tensor/error.h"
 
@@ -83,6 +84,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Kind{"adamw",
                          [](const NamedParameters& p) -> std::unique_ptr<Optimizer> {
                            return std::make_unique<AdamW>(default_groups(p));
+                         }},
+                    Kind{"muon",
+                         [](const NamedParameters& p) -> std::unique_ptr<Optimizer> {
+                           return std::make_unique<Muon>(split_for_muon(p));
                          }}),
     [](const auto& info) { return std::string(info.param.name); });
 
@@ -346,12 +351,12 @@ TEST(Optimizer, RefusesBadGroups) {
   const auto message = [](const ParameterGroup& group) {
     return message_of<ConfigError>([&] { Sgd({group}); });
   };
-  EXPECT_THAT(message({.name = "heads", .parameters = {}, .lr_scale = -1, .weight_decay = 0.0}),
+  EXPECT_THAT(message({.name = "heads", .lr_scale = -1, .weight_decay = 0.0}),
               AllOf(HasSubstr("'heads'"), HasSubstr("lr_scale"), HasSubstr("-1")));
-  EXPECT_THAT(message({.name = "heads", .parameters = {}, .weight_decay = -2.0}),
+  EXPECT_THAT(message({.name = "heads", .weight_decay = -2.0}),
               AllOf(HasSubstr("'heads'"), HasSubstr("weight_decay"), HasSubstr("-2")));
   const NamedParameter w = make_parameter("w", ones({3}));
-  const ParameterGroup group{.name = "", .parameters = {w}, .weight_decay = std::nullopt};
+  const ParameterGroup group{.parameters = {w}};
   EXPECT_THROW(Sgd({group, group}), ConfigError);
 }
 

@@ -57,8 +57,7 @@ TEST_P(SgdTest, FollowsTheReferenceOverManySteps) {
   const NamedParameters parameters = assorted_parameters(dtype());
   std::vector<Reference> references;
   for (const NamedParameter& named : parameters) references.emplace_back(values_of(named));
-  Sgd optimizer({{.name = "all", .parameters = parameters, .weight_decay = std::nullopt}},
-                options());
+  Sgd optimizer({{.name = "all", .parameters = parameters}}, options());
   for (int step = 0; step < 40; ++step) {
     const double lr = 0.02 * (1 + step % 4);
     const double scale = step % 2 == 0 ? 1.0 : 0.3;
@@ -92,7 +91,7 @@ TEST_P(SgdTest, ConvergesOnAQuadratic) {
   SgdOptions without_decay = options();
   without_decay.weight_decay = 0;
   const NamedParameter bowl = make_parameter("bowl", full({3}, 5, dtype()));
-  Sgd optimizer({{.name = "", .parameters = {bowl}, .weight_decay = std::nullopt}}, without_decay);
+  Sgd optimizer({{.parameters = {bowl}}}, without_decay);
   for (int step = 0; step < 400; ++step) {
     std::vector<double> grad = values_of(bowl);
     for (size_t i = 0; i < grad.size(); ++i) grad[i] = (grad[i] - 1) * static_cast<double>(1 + i);

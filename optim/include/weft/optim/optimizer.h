@@ -17,10 +17,10 @@ using autograd::NamedParameters;
 
 /// Parameters that share options.
 struct ParameterGroup {
-  std::string name;  ///< for messages only
-  NamedParameters parameters;
-  double lr_scale = 1;                 ///< multiplies the rate given to Optimizer::step()
-  std::optional<double> weight_decay;  ///< unset: that of the optimizer's options
+  std::string name = {};  ///< for messages only
+  NamedParameters parameters = {};
+  double lr_scale = 1;                      ///< multiplies the rate given to Optimizer::step()
+  std::optional<double> weight_decay = {};  ///< unset: that of the optimizer's options
 };
 
 /// Two groups: "decay" takes the optimizer's weight decay, "no_decay" takes none. No decay falls on
