@@ -8,6 +8,7 @@
 
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
+#include "weft/tensor/ops/matmul.h"
 
 #include "adamw_step.h"
 #include "kernels/muon.h"
@@ -31,6 +32,10 @@ bool is_hidden_matrix(const NamedParameter& named) {
   for (const char* part : {"embed", "norm", "lm_head"})
     if (named.name.find(part) != std::string::npos) return false;
   return true;
+}
+
+DType default_product_dtype(DType parameter, Device device) {
+  return parameter == DType::f32 && has_fast_bf16_matmul(device) ? DType::bf16 : parameter;
 }
 
 double scale_of(MuonScale scale, const Shape& shape) {
@@ -109,8 +114,9 @@ void Muon::update_matrices(std::vector<const Update*> updates, double lr, double
                      .decay = 1 - rate * weight_decay_of(*u->state, options_.weight_decay),
                      .step_size = rate * scale_of(options_.scale, u->parameter.shape())});
   }
-  const DType dtype = options_.product_dtype.value_or(items.front().parameter.dtype());
   const Device device = items.front().parameter.device();
+  const DType dtype = options_.product_dtype.value_or(
+      default_product_dtype(items.front().parameter.dtype(), device));
   const Stream stream = current_stream(device);
   const auto params_of = [&](std::span<MuonItem> some) {
     return MuonParams{some, options_.momentum, options_.nesterov, grad_scale};

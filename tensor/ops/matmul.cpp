@@ -163,4 +163,13 @@ void matmul_into(Tensor& out, const Tensor& a, const Tensor& b, double beta,
   out.storage()->bump_version();
 }
 
+bool has_fast_bf16_matmul(Device device) {
+  if (device.is_cuda()) return true;  // tensor cores, from compute capability 8.0 on
+#if defined(WEFT_HAVE_ONEDNN) && defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;  // what oneDNN looks for
+#else
+  return false;
+#endif
+}
+
 }  // namespace weft

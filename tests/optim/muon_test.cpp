@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "weft/tensor/error.h"
+#include "weft/tensor/ops/matmul.h"
 
 #include "optim_test_support.h"
 
@@ -178,7 +179,8 @@ TEST_P(MuonTest, FollowsTheReferenceOverManySteps) {
   for (size_t i = 0; i < shapes.size(); ++i)
     parameters.push_back(make_parameter(std::string("w").append(std::to_string(i)),
                                         random_tensor(shapes[i], dtype(), i)));
-  const MuonOptions options{.momentum = 0.9, .nesterov = nesterov(), .weight_decay = 0.2};
+  const MuonOptions options{
+      .momentum = 0.9, .nesterov = nesterov(), .weight_decay = 0.2, .product_dtype = dtype()};
   Muon optimizer({.matrices = {group_of(parameters)}}, options);
   std::vector<std::vector<double>> expected;
   std::vector<std::vector<double>> buffers;
@@ -316,13 +318,28 @@ TEST(Muon, ZeroGradientsAndEmptyMatrices) {
 
 TEST(Muon, GradientsOfAnySizeGiveTheSameStep) {
   const Tensor grad = well_conditioned({6, 9}, DType::f32, 4);
-  const Matrix base = orthogonalized(grad, {});
+  const Matrix base = orthogonalized(grad, {.product_dtype = DType::f32});
   for (const double factor : {1e-5, 1e18}) {
     std::vector<double> scaled = grad.to_vector<double>();
     for (double& value : scaled) value *= factor;
-    expect_near(orthogonalized(from_vector(scaled, {6, 9}).to(DType::f32), {}).values, base.values,
-                2e-2, "scaled");
+    expect_near(
+        orthogonalized(from_vector(scaled, {6, 9}).to(DType::f32), {.product_dtype = DType::f32})
+            .values,
+        base.values, 2e-2, "scaled");
   }
+}
+
+TEST(Muon, ProductsRunInTheTypeThatTheMachineIsFastAt) {
+  const Tensor single = random_tensor({20, 30}, DType::f32, 1);
+  const DType fast = has_fast_bf16_matmul(kCpu) ? DType::bf16 : DType::f32;
+  const DType slow = has_fast_bf16_matmul(kCpu) ? DType::f32 : DType::bf16;
+  EXPECT_EQ(orthogonalized(single, {}).values,
+            orthogonalized(single, {.product_dtype = fast}).values);
+  EXPECT_NE(orthogonalized(single, {}).values,
+            orthogonalized(single, {.product_dtype = slow}).values);
+  const Tensor twice = single.to(DType::f64);
+  EXPECT_EQ(orthogonalized(twice, {}).values,
+            orthogonalized(twice, {.product_dtype = DType::f64}).values);
 }
 
 TEST(Muon, MomentumDoesNotDependOnTheThreads) {

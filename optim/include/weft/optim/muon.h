@@ -23,9 +23,9 @@ struct MuonOptions {
   int newton_schulz_steps = 5;
   MuonScale scale = MuonScale::match_adamw;
   double weight_decay = 0.01;  ///< of matrix groups that set none; decoupled
-  /// Type of the matrix products of the orthogonalization: bf16, f32 or f64; that of the parameter
-  /// when unset. bf16 is enough for the method, and faster where the machine has instructions for
-  /// it.
+  /// Type of the matrix products of the orthogonalization: bf16, f32 or f64. Unset means bf16 for
+  /// f32 parameters where the machine is fast at it (has_fast_bf16_matmul()), which is enough for
+  /// the method, and the type of the parameter elsewhere.
   std::optional<DType> product_dtype = {};
   AdamWOptions adamw = {};  ///< for the groups that are no matrices
 };

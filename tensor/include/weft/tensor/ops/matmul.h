@@ -30,4 +30,8 @@ Tensor matmul(const Tensor& a, const Tensor& b, const MatmulOptions& options = {
 void matmul_into(Tensor& out, const Tensor& a, const Tensor& b, double beta = 0,
                  const MatmulOptions& options = {});
 
+/// Whether products of bf16 operands on this device run on instructions made for them, and so
+/// faster than those of f32.
+bool has_fast_bf16_matmul(Device device);
+
 }  // namespace weft
