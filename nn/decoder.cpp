@@ -195,7 +195,8 @@ Tensor DecoderLM::token_losses(const Tensor& tokens, const Tensor& targets) {
   check_targets(tokens, targets);
   const autograd::NoGradGuard no_grad;
   const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
-  return linear_cross_entropy_losses(hidden, head_weight().data(), targets.reshape({-1})).reshape(tokens.shape());
+  return linear_cross_entropy_per_token(hidden, head_weight().data(), targets.reshape({-1}))
+      .reshape(tokens.shape());
 }
 
 std::string DecoderLM::find_non_finite(const Tensor& tokens) {

@@ -1,9 +1,6 @@
 #include "weft/nn/loss.h"
 
-#include "weft/autograd/functions/arithmetic.h"
 #include "weft/autograd/functions/cross_entropy.h"
-#include "weft/autograd/functions/reduce.h"
-#include "weft/autograd/functions/unary.h"
 #include "weft/autograd/functions/view.h"
 #include "weft/autograd/node.h"
 #include "weft/tensor/check.h"
@@ -24,7 +21,14 @@ void check_same_shape(const char* loss, const Variable& prediction, const Variab
 
 Variable mse_loss(const Variable& prediction, const Variable& target) {
   check_same_shape("mse_loss", prediction, target);
-  return autograd::mean(autograd::square(autograd::sub(prediction, target)));
+  const Tensor difference = sub(prediction.data(), target.data());
+  return autograd::record(
+      "mse_loss", mean(square(difference)), {prediction, target},
+      [saved = autograd::SavedTensor(difference)](const Tensor& grad) -> std::vector<Tensor> {
+        const double count = static_cast<double>(saved.get().numel());
+        const Tensor dprediction = mul(saved.get(), mul(grad, 2.0 / count));
+        return {dprediction, neg(dprediction)};
+      });
 }
 
 Variable bce_with_logits_loss(const Variable& logits, const Variable& target) {

@@ -29,7 +29,7 @@ int64_t sample_token(std::span<const float> logits, const SamplingOptions& optio
 
 struct GenerationOptions {
   int64_t max_new_tokens = 200;
-  SamplingOptions sampling;
+  SamplingOptions sampling = {};
   bool use_cache = true;  ///< false computes every prefix anew: slow, for checking the caches
 };
 
