@@ -19,28 +19,15 @@ constexpr int64_t kLargestChunkBytes = int64_t{1} << 28;
 constexpr int kMostAxes = 32;            // as HDF5
 constexpr uint64_t kMostDeflate = 1100;  // deflate makes data at most 1032 times smaller
 
-/// The signature stands at 0, 512, 1024, 2048, ...
-bool has_hdf5_signature(int descriptor, uint64_t size) {
-  constexpr std::array<unsigned char, 8> kSignature = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
-  for (uint64_t position = 0; position < size; position = std::max<uint64_t>(512, 2 * position)) {
-    std::array<unsigned char, 8> bytes{};
-    if (read_at(descriptor, bytes.data(), bytes.size(), static_cast<int64_t>(position)) == 8 &&
-        bytes == kSignature)
-      return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 class Hdf5Reader::Impl {
  public:
   explicit Impl(const std::filesystem::path& path)
       : path_(path), descriptor_(open_for_reading(path)), driver_(descriptor_.get(), false) {
-    const uint64_t size = driver_.end_of_file();
-    WEFT_CHECK(size > 0, IoError, "cannot read '{}': it is empty", path.string());
+    WEFT_CHECK(driver_.end_of_file() > 0, IoError, "cannot read '{}': it is empty", path.string());
     seal_ = verify_seal(descriptor_.get(), path);
-    WEFT_CHECK(has_hdf5_signature(descriptor_.get(), size), IoError,
+    WEFT_CHECK(has_hdf5_signature(descriptor_.get()), IoError,
                "cannot read '{}': it is not an HDF5 file", path.string());
     const H5Session session;
     const H5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
@@ -130,8 +117,9 @@ class Hdf5Reader::Impl {
     const H5Handle type(H5Aget_type(attribute.get()), H5Tclose);
     WEFT_CHECK(H5Tget_class(type.get()) == H5T_STRING, IoError,
                "cannot read '{}': attribute '{}' is not text", path_.string(), what);
-    return H5Tis_variable_str(type.get()) > 0 ? read_variable_text(attribute.get(), what)
-                                              : read_fixed_text(attribute.get(), type.get(), what);
+    return H5Tis_variable_str(type.get()) > 0
+               ? read_variable_text(attribute.get(), type.get(), what)
+               : read_fixed_text(attribute.get(), type.get(), what);
   }
 
   std::optional<int64_t> int_attribute(const std::string& object, const std::string& name) const {
@@ -331,10 +319,10 @@ class Hdf5Reader::Impl {
   }
 
   /// As h5py writes text.
-  std::string read_variable_text(hid_t attribute, const std::string& what) const {
+  std::string read_variable_text(hid_t attribute, hid_t stored, const std::string& what) const {
     const H5Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
     H5Tset_size(type.get(), H5T_VARIABLE);
-    H5Tset_cset(type.get(), H5T_CSET_UTF8);
+    H5Tset_cset(type.get(), H5Tget_cset(stored));
     char* value = nullptr;
     check(H5Aread(attribute, type.get(), &value), what);
     std::string text =

@@ -1,5 +1,6 @@
 #include "seal.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstring>
@@ -57,6 +58,12 @@ int write_seal(int descriptor) {
   return write_fully(descriptor, &seal, sizeof seal, 0);
 }
 
+bool has_seal(int descriptor) {
+  std::array<char, kMagic.size()> magic{};
+  return read_at(descriptor, magic.data(), magic.size(), 0) == static_cast<int64_t>(magic.size()) &&
+         magic == kMagic;
+}
+
 std::optional<uint64_t> verify_seal(int descriptor, const std::filesystem::path& path) {
   Seal seal;
   const int64_t got = read_at(descriptor, &seal, sizeof seal, 0);
@@ -85,6 +92,19 @@ std::optional<uint64_t> verify_seal(int descriptor, const std::filesystem::path&
              "cannot read '{}': it is damaged: checksum {}, written {}", path.string(),
              to_hex(hash), to_hex(seal.content_hash));
   return hash;
+}
+
+bool has_hdf5_signature(int descriptor) {
+  constexpr std::array<unsigned char, 8> kSignature = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
+  // It stands at 0, 512, 1024, 2048, ...
+  for (int64_t position = 0;; position = std::max<int64_t>(kSealBytes, 2 * position)) {
+    std::array<unsigned char, 8> bytes{};
+    if (read_at(descriptor, bytes.data(), bytes.size(), position) <
+        static_cast<int64_t>(bytes.size())) {
+      return false;
+    }
+    if (bytes == kSignature) return true;
+  }
 }
 
 }  // namespace weft::io
