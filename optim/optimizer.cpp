@@ -41,7 +41,7 @@ std::vector<ParameterGroup> default_groups(const NamedParameters& parameters) {
 }
 
 void Optimizer::add_groups(std::vector<ParameterGroup> groups,
-                           std::vector<std::string> value_names) {
+                           const std::vector<std::string>& value_names) {
   std::unordered_set<std::string_view> names;
   std::unordered_map<const autograd::GradMeta*, std::string_view> variables;
   for (const ParameterState& state : states_) {

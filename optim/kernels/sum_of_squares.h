@@ -18,7 +18,7 @@ double sum_of_squares(const T* values, int64_t count) {
   for (; i + kLanes <= count; i += kLanes) {
     const auto ahead = reinterpret_cast<uintptr_t>(values + i) + kAhead;
     for (size_t byte = 0; byte < kLanes * sizeof(T); byte += 64)
-      __builtin_prefetch(reinterpret_cast<const void*>(ahead + byte));
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + byte));  // NOLINT: may be no object
     for (int64_t lane = 0; lane < kLanes; ++lane) {
       const double value = static_cast<double>(values[i + lane]);
       lanes[static_cast<size_t>(lane)] += value * value;

@@ -89,7 +89,7 @@ class Optimizer {
   explicit Optimizer(std::string name) : name_(std::move(name)) {}
 
   /// To be called by constructors: takes groups whose parameters keep these values, zero at first.
-  void add_groups(std::vector<ParameterGroup> groups, std::vector<std::string> value_names);
+  void add_groups(std::vector<ParameterGroup> groups, const std::vector<std::string>& value_names);
 
   /// Rate and decay that apply to a parameter: the group's, or these where the group sets none.
   double lr_of(const ParameterState& state, double lr) const;
