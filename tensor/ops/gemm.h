@@ -21,4 +21,13 @@ void gemm_cpu(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& e
 /// Calls the launcher for the device of c. Does nothing for an empty c.
 void gemm(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& epilogue = {});
 
+/// Launcher of products with a weight: y = x weight + bias. x [M, K] and y [M, N] have one type,
+/// weight [K, N] has that type or f32. Copies of the weight in x's type, rearranged for quick
+/// reading where that pays, are kept from call to call until the weight changes.
+void gemm_weight_cpu(const Tensor& x, const Tensor& weight, Tensor& y, const Tensor& bias,
+                     Stream stream);
+
+/// Drops the rearranged weights.
+void clear_packed_weights_cpu();
+
 }  // namespace weft

@@ -58,6 +58,14 @@ void blas_gemm(const GemmCall& call) {
   }
 }
 
+/// One product of f32 blocks in the calling thread.
+void multiply_blocks(const GemmCall& call) {
+#ifdef WEFT_HAVE_ONEDNN
+  if (gemm_onednn(call)) return;
+#endif
+  blas_gemm<float>(call);
+}
+
 /// A block of `view` as dense f32 rows.
 template <class T>
 void convert_block(const MatrixView& view, int64_t rows, int64_t columns, float* to) {
@@ -91,13 +99,13 @@ void half_gemm(const GemmCall& call) {
         const int64_t k = std::min(k_block, call.k - p);
         convert_block<T>(call.a.from(0, i, p), m, k, a);
         convert_block<T>(call.b.from(0, p, j), k, n, b);
-        blas_gemm<float>({.m = m,
-                          .n = n,
-                          .k = k,
-                          .a = dense_view(a, k),
-                          .b = dense_view(b, n),
-                          .c = dense_view(c, n),
-                          .beta = p == 0 ? 0.0 : 1.0});
+        multiply_blocks({.m = m,
+                         .n = n,
+                         .k = k,
+                         .a = dense_view(a, k),
+                         .b = dense_view(b, n),
+                         .c = dense_view(c, n),
+                         .beta = p == 0 ? 0.0 : 1.0});
       }
       const auto store = [&]<class C>() {
         const float alpha = static_cast<float>(call.alpha), beta = static_cast<float>(call.beta);

@@ -5,6 +5,8 @@
 #include <span>
 #include <utility>
 
+#include "weft/tensor/ops/linear.h"
+
 #include "ops/gemm.h"
 #include "ops/strided.h"
 
@@ -97,7 +99,6 @@ void run_loops(const cpu::GemmCall& call, const BatchLoop& batch) {
 
 void run_library(cpu::GemmCall call, const BatchLoop& batch) {
   const int last = batch.shape.rank() - 1;
-  call.batch = batch.shape[last];
   call.c.batch_stride = batch.strides[0][last];
   call.a.batch_stride = batch.strides[1][last];
   call.b.batch_stride = batch.strides[2][last];
@@ -109,6 +110,34 @@ void run_library(cpu::GemmCall call, const BatchLoop& batch) {
     cpu::gemm_blas(part);
   }
 }
+
+/// The product of the last two axes; c has dense rows, a and b have a dense axis.
+cpu::GemmCall make_call(const Tensor& a, const Tensor& b, const Tensor& c,
+                        const GemmEpilogue& epilogue) {
+  cpu::GemmCall call{.m = c.size(-2),
+                     .n = c.size(-1),
+                     .k = a.size(-1),
+                     .a = matrix_of(a),
+                     .b = matrix_of(b),
+                     .c = matrix_of(c),
+                     .alpha = epilogue.alpha,
+                     .beta = epilogue.beta};
+  if (epilogue.bias.defined()) {
+    call.bias = matrix_of(epilogue.bias);
+    if (epilogue.bias.size(0) == 1) call.bias.row_stride = 0;
+    if (epilogue.bias.size(1) == 1) call.bias.column_stride = 0;
+  }
+  return call;
+}
+
+#ifdef WEFT_HAVE_ONEDNN
+/// Whether rearranging a weight costs less than reading it in this product (and the next ones)
+/// gains. Weights far larger than the caches gain little.
+bool pays_to_pack(int64_t rows, const Tensor& weight) {
+  constexpr int64_t kRows = 256, kManyRows = 2048, kLargeWeight = int64_t{1} << 24;
+  return rows >= (weight.numel() < kLargeWeight ? kRows : kManyRows);
+}
+#endif
 
 }  // namespace
 
@@ -130,26 +159,34 @@ void gemm_cpu(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& e
     return;
   }
   const Tensor left = with_dense_axis(a), right = with_dense_axis(b);
-  cpu::GemmCall call{.m = c.size(-2),
-                     .n = c.size(-1),
-                     .k = a.size(-1),
-                     .a = matrix_of(left),
-                     .b = matrix_of(right),
-                     .c = matrix_of(c),
-                     .alpha = epilogue.alpha,
-                     .beta = epilogue.beta};
-  if (epilogue.bias.defined()) {
-    call.bias = matrix_of(epilogue.bias);
-    if (epilogue.bias.size(0) == 1) call.bias.row_stride = 0;
-    if (epilogue.bias.size(1) == 1) call.bias.column_stride = 0;
-  }
+  cpu::GemmCall call = make_call(left, right, c, epilogue);
   const BatchLoop batch(batch_axes(c.shape()), {batch_axes(c.strides()), batch_axes(left.strides()),
                                                 batch_axes(right.strides())});
+  call.batch = batch.shape.back();
   if (call.k == 0 || cpu::prefers_loops(call)) {
     run_loops(call, batch);
   } else {
     run_library(call, batch);
   }
+}
+
+void gemm_weight_cpu(const Tensor& x, const Tensor& weight, Tensor& y, const Tensor& bias,
+                     Stream stream) {
+  const GemmEpilogue epilogue{.bias = bias};
+#ifdef WEFT_HAVE_ONEDNN
+  if (x.dtype() == DType::bf16 && weight.dtype() == DType::f32 && x.size(1) > 0 &&
+      pays_to_pack(x.size(0), weight) && has_dense_axis(weight) && has_dense_rows(y)) {
+    const Tensor rows = with_dense_axis(x);
+    if (cpu::gemm_onednn_weight(make_call(rows, weight, y, epilogue), weight)) return;
+  }
+#endif
+  gemm_cpu(x, low_precision_copy(weight, x.dtype()), y, epilogue, stream);
+}
+
+void clear_packed_weights_cpu() {
+#ifdef WEFT_HAVE_ONEDNN
+  cpu::clear_packed_weights_onednn();
+#endif
 }
 
 }  // namespace weft

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "weft/tensor/dtype.h"
+#include "weft/tensor/tensor.h"
 
 namespace weft::cpu {
 
@@ -53,5 +54,10 @@ void gemm_loops(const GemmCall& call);
 void gemm_blas(const GemmCall& call);
 /// oneDNN: f32 and bf16. Returns false, with nothing done, where it has no fast kernel.
 bool gemm_onednn(const GemmCall& call);
+/// oneDNN: one product of bf16 with an f32 weight [k, n] in the place of b, of which a bf16 copy in
+/// the library's own layout is kept until the weight changes. False where there is no fast kernel.
+bool gemm_onednn_weight(const GemmCall& call, const Tensor& weight);
+/// Drops those copies.
+void clear_packed_weights_onednn();
 
 }  // namespace weft::cpu

@@ -165,8 +165,14 @@ void multiply(const GemmCall& call) {
 }  // namespace
 
 bool prefers_loops(const GemmCall& call) {
-  constexpr int64_t kSmall = 32 * 32 * 32;
-  return call.n == 1 || call.m * call.n * call.k <= kSmall;
+  if (call.n == 1) return true;
+  const int64_t work = call.m * call.n * call.k;
+#ifdef WEFT_HAVE_ONEDNN
+  // Takes a whole batch in one call, and its sgemm starts up at once.
+  if (call.a.dtype == DType::f32) return call.batch * work <= 2048;
+  if (call.a.dtype == DType::bf16) return call.batch * work <= 16384;
+#endif
+  return work <= 16384;
 }
 
 void gemm_loops(const GemmCall& call) {

@@ -1,8 +1,11 @@
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <memory>
+#include <mutex>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 #include <dnnl.hpp>
 
@@ -10,6 +13,7 @@
 #include "weft/tensor/parallel.h"
 #include "weft/tensor/tensor.h"
 
+#include "ops/derived_cache.h"
 #include "ops/gemm_cpu.h"
 #include "ops/lru_cache.h"
 
@@ -61,7 +65,8 @@ dnnl::memory::desc describe_bias(const GemmCall& call) {
   return {{1, 1, call.n}, data_type(call.bias.dtype), {call.n, call.n, 1}};
 }
 
-std::shared_ptr<const Primitive> make_primitive(const GemmCall& call) {
+/// With `any_b` the library chooses the layout of b.
+std::shared_ptr<const Primitive> make_primitive(const GemmCall& call, bool any_b) {
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   dnnl::post_ops steps;
@@ -76,7 +81,9 @@ std::shared_ptr<const Primitive> make_primitive(const GemmCall& call) {
   if (call.beta != 0) steps.append_sum(static_cast<float>(call.beta));
   attributes.set_post_ops(steps);
   const auto a = describe_operand(call.a, call.batch, call.m, call.k);
-  const auto b = describe_operand(call.b, call.batch, call.k, call.n);
+  const auto b = any_b ? dnnl::memory::desc({call.k, call.n}, data_type(call.a.dtype),
+                                            dnnl::memory::format_tag::any)
+                       : describe_operand(call.b, call.batch, call.k, call.n);
   const auto c = describe_operand(call.c, call.batch, call.m, call.n);
   const auto bias = describe_bias(call);
   try {
@@ -90,16 +97,17 @@ std::shared_ptr<const Primitive> make_primitive(const GemmCall& call) {
     if (std::string_view(plan.impl_info_str()).find("ref") != std::string_view::npos)
       return nullptr;
     return std::make_shared<Primitive>(
-        Primitive{a, b, c, bias, plan.scratchpad_desc(), dnnl::matmul(plan)});
+        Primitive{a, plan.weights_desc(), c, bias, plan.scratchpad_desc(), dnnl::matmul(plan)});
   } catch (const dnnl::error& error) {
     if (error.status == dnnl_unimplemented) return nullptr;
     throw;
   }
 }
 
-std::shared_ptr<const Primitive> find_primitive(const GemmCall& call) {
+std::shared_ptr<const Primitive> find_primitive(const GemmCall& call, bool any_b) {
   constexpr size_t kCapacity = 1024;
   static LruCache<Key, std::shared_ptr<const Primitive>, KeyHash> cache(kCapacity);
+  const MatrixView b = any_b ? MatrixView{} : call.b;
   const Key key = {call.batch,
                    call.m,
                    call.n,
@@ -109,9 +117,9 @@ std::shared_ptr<const Primitive> find_primitive(const GemmCall& call) {
                    call.a.batch_stride,
                    call.a.row_stride,
                    call.a.column_stride,
-                   call.b.batch_stride,
-                   call.b.row_stride,
-                   call.b.column_stride,
+                   b.batch_stride,
+                   b.row_stride,
+                   b.column_stride,
                    call.c.batch_stride,
                    call.c.row_stride,
                    call.c.column_stride,
@@ -119,29 +127,101 @@ std::shared_ptr<const Primitive> find_primitive(const GemmCall& call) {
                    std::bit_cast<int64_t>(call.beta),
                    call.bias.data != nullptr,
                    num_threads()};
-  return cache.get_or_make(key, [&] { return make_primitive(call); });
+  return cache.get_or_make(key, [&] { return make_primitive(call, any_b); });
+}
+
+dnnl::memory memory_at(const dnnl::memory::desc& description, void* data) {
+  return {description, engine(), data};
+}
+
+/// `b` is laid out as the primitive says.
+void execute(const Primitive& primitive, const GemmCall& call, void* b) {
+  const Tensor scratch = empty({static_cast<int64_t>(primitive.scratchpad.get_size())}, DType::u8);
+  std::unordered_map<int, dnnl::memory> arguments{
+      {DNNL_ARG_SRC, memory_at(primitive.a, call.a.data)},
+      {DNNL_ARG_WEIGHTS, memory_at(primitive.b, b)},
+      {DNNL_ARG_DST, memory_at(primitive.c, call.c.data)},
+      {DNNL_ARG_SCRATCHPAD, memory_at(primitive.scratchpad, scratch.raw_data())}};
+  if (call.bias.data != nullptr)
+    arguments.emplace(DNNL_ARG_BIAS, memory_at(primitive.bias, call.bias.data));
+  dnnl::stream stream(engine());
+  primitive.matmul.execute(stream, arguments);
+}
+
+/// A small number for each layout that was ever chosen for a packed weight.
+int64_t layout_number(const dnnl::memory::desc& layout) {
+  static std::mutex mutex;
+  static std::vector<dnnl::memory::desc> known;
+  const std::lock_guard lock(mutex);
+  const auto found = std::find(known.begin(), known.end(), layout);
+  const auto number = found - known.begin();
+  if (found == known.end()) known.push_back(layout);
+  return number;
+}
+
+DerivedCache<Tensor>& packed_weights() {
+  static DerivedCache<Tensor> cache;
+  return cache;
+}
+
+/// The elements of an f32 matrix in this layout.
+Tensor pack(const Tensor& matrix, const dnnl::memory::desc& layout) {
+  Tensor packed = empty({static_cast<int64_t>(layout.get_size())}, DType::u8);
+  dnnl::memory from = memory_at({{matrix.size(0), matrix.size(1)},
+                                 dnnl::memory::data_type::f32,
+                                 {matrix.stride(0), matrix.stride(1)}},
+                                matrix.raw_data());
+  dnnl::memory to = memory_at(layout, packed.raw_data());
+  dnnl::stream stream(engine());
+  dnnl::reorder(from, to).execute(stream, from, to);
+  return packed;
+}
+
+/// Whether dnnl_sgemm beats the matmul primitive: measured on AVX-512 machines with oneDNN 2.6.
+bool prefers_sgemm(const GemmCall& call) {
+  constexpr int64_t kShallow = 512;
+  if (call.a.dtype != DType::f32 || call.batch != 1 || call.bias.data != nullptr) return false;
+  const bool transpose_a = call.a.column_stride != 1, transpose_b = call.b.column_stride != 1;
+  return !transpose_a && (!transpose_b || call.k < kShallow);
+}
+
+void run_sgemm(const GemmCall& call) {
+  const bool transpose_a = call.a.column_stride != 1, transpose_b = call.b.column_stride != 1;
+  const dnnl_status_t status =
+      dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', call.m, call.n, call.k,
+                 static_cast<float>(call.alpha), call.a.as<const float>(),
+                 transpose_a ? call.a.column_stride : call.a.row_stride, call.b.as<const float>(),
+                 transpose_b ? call.b.column_stride : call.b.row_stride,
+                 static_cast<float>(call.beta), call.c.as<float>(), call.c.row_stride);
+  WEFT_CHECK(status == dnnl_success, Error, "matmul: dnnl_sgemm failed with status {}",
+             static_cast<int>(status));
 }
 
 }  // namespace
 
 bool gemm_onednn(const GemmCall& call) {
   if (call.a.dtype != DType::f32 && call.a.dtype != DType::bf16) return false;
-  const std::shared_ptr<const Primitive> primitive = find_primitive(call);
+  if (prefers_sgemm(call)) {
+    run_sgemm(call);
+    return true;
+  }
+  const std::shared_ptr<const Primitive> primitive = find_primitive(call, /*any_b=*/false);
   if (primitive == nullptr) return false;
-  const auto memory = [](const dnnl::memory::desc& description, void* data) {
-    return dnnl::memory(description, engine(), data);
-  };
-  const Tensor scratch = empty({static_cast<int64_t>(primitive->scratchpad.get_size())}, DType::u8);
-  std::unordered_map<int, dnnl::memory> arguments{
-      {DNNL_ARG_SRC, memory(primitive->a, call.a.data)},
-      {DNNL_ARG_WEIGHTS, memory(primitive->b, call.b.data)},
-      {DNNL_ARG_DST, memory(primitive->c, call.c.data)},
-      {DNNL_ARG_SCRATCHPAD, memory(primitive->scratchpad, scratch.raw_data())}};
-  if (call.bias.data != nullptr)
-    arguments.emplace(DNNL_ARG_BIAS, memory(primitive->bias, call.bias.data));
-  dnnl::stream stream(engine());
-  primitive->matmul.execute(stream, arguments);
+  execute(*primitive, call, call.b.data);
   return true;
+}
+
+bool gemm_onednn_weight(const GemmCall& call, const Tensor& weight) {
+  const std::shared_ptr<const Primitive> primitive = find_primitive(call, /*any_b=*/true);
+  if (primitive == nullptr) return false;
+  const Tensor packed = packed_weights().get_or_make(weight, layout_number(primitive->b),
+                                                     [&] { return pack(weight, primitive->b); });
+  execute(*primitive, call, packed.raw_data());
+  return true;
+}
+
+void clear_packed_weights_onednn() {
+  packed_weights().clear();
 }
 
 }  // namespace weft::cpu

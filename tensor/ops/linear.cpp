@@ -1,12 +1,16 @@
 #include "weft/tensor/ops/linear.h"
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/kernel.h"
 #include "weft/tensor/ops/matmul.h"
 
 #include "ops/gemm.h"
 
 namespace weft {
 namespace {
+
+constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, const Tensor&, Stream)> kWeightGemm{
+    "linear", &gemm_weight_cpu, WEFT_CUDA_KERNEL(gemm_weight_cuda)};
 
 /// [..., E] as [rows, E]; a copy where the leading axes cannot be merged.
 Tensor as_rows(const Tensor& x) {
@@ -31,19 +35,19 @@ void check_weight(const char* op, const char* name, const Tensor& x, const Tenso
   WEFT_CHECK(weight.rank() == 2, ShapeError, "{}: weight must be [N, K], got {}", op, weight);
 }
 
-/// Rows times a weight in the type of the rows: [..., E] x [E, F] -> [..., F].
+/// [..., K] x [K, N] + bias -> [..., N], of x's type.
 Tensor multiply_rows(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   Shape shape = x.shape();
   shape[shape.rank() - 1] = weight.size(1);
   const Tensor y = empty(shape, x.dtype(), x.device());
   if (y.numel() == 0) return y;
-  GemmEpilogue epilogue;
+  Tensor bias_row;  // in the type of the sums
   if (bias.defined()) {
     const DType dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
-    epilogue.bias = bias.to(dtype).contiguous().view({1, bias.numel()});
+    bias_row = bias.to(dtype).contiguous().view({1, bias.numel()});
   }
   Tensor rows = as_rows(y);
-  gemm(as_rows(x), weight, rows, epilogue);
+  kWeightGemm(x.device())(as_rows(x), weight, rows, bias_row, current_stream(x.device()));
   return y;
 }
 
@@ -72,7 +76,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
                bias, x, weight);
     WEFT_CHECK(bias.device() == x.device(), DeviceError, "linear: x is {}, bias is {}", x, bias);
   }
-  return multiply_rows(x, low_precision_copy(weight, x.dtype()).transpose(0, 1), bias);
+  return multiply_rows(x, weight.transpose(0, 1), bias);
 }
 
 Tensor linear_backward_input(const Tensor& dy, const Tensor& weight) {
@@ -81,7 +85,7 @@ Tensor linear_backward_input(const Tensor& dy, const Tensor& weight) {
              "linear_backward_input: the last axis of dy {} does not have the {} outputs of weight "
              "{}",
              dy, weight.size(0), weight);
-  return multiply_rows(dy, low_precision_copy(weight, dy.dtype()), {});
+  return multiply_rows(dy, weight, {});
 }
 
 Tensor linear_backward_weight(const Tensor& dy, const Tensor& x, std::optional<DType> out_dtype) {

@@ -1,43 +1,19 @@
-#include <algorithm>
-#include <memory>
-#include <mutex>
-#include <utility>
-#include <vector>
-
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/linear.h"
+
+#include "ops/derived_cache.h"
+#include "ops/gemm.h"
 
 namespace weft {
 namespace {
 
-/// A copy and the tensor it was made of. The weak pointer tells a dead storage from a new one at
-/// the same address.
-struct Entry {
-  std::weak_ptr<Storage> storage;
-  uint64_t version = 0;
-  Layout layout;
-  DType source_dtype = DType::f32;
-  Tensor copy;
+DerivedCache<Tensor>& copies() {
+  static DerivedCache<Tensor> cache;
+  return cache;
+}
 
-  bool is_stale() const {
-    const std::shared_ptr<Storage> alive = storage.lock();
-    return alive == nullptr || alive->version() != version;
-  }
-  bool is_copy_of(const Tensor& tensor, DType dtype) const {
-    return copy.dtype() == dtype && source_dtype == tensor.dtype() &&
-           layout.offset == tensor.offset() && layout.shape == tensor.shape() &&
-           layout.strides == tensor.strides() && storage.lock() == tensor.storage();
-  }
-};
-
-struct Cache {
-  std::mutex mutex;
-  std::vector<Entry> entries;
-};
-
-Cache& cache() {
-  static Cache instance;
-  return instance;
+bool has_dense_columns(const Tensor& matrix) {
+  return matrix.rank() == 2 && matrix.stride(0) == 1 && matrix.stride(1) != 1;
 }
 
 }  // namespace
@@ -45,24 +21,16 @@ Cache& cache() {
 Tensor low_precision_copy(const Tensor& weight, DType dtype) {
   WEFT_CHECK(weight.defined(), ShapeError, "low_precision_copy: undefined tensor");
   if (weight.dtype() == dtype) return weight;
-  const uint64_t version = weight.version();
-  {
-    const std::lock_guard lock(cache().mutex);
-    for (const Entry& entry : cache().entries) {
-      if (entry.version == version && entry.is_copy_of(weight, dtype)) return entry.copy;
-    }
-  }
-  const Tensor copy = weight.to(dtype);
-  const std::lock_guard lock(cache().mutex);
-  std::erase_if(cache().entries, [](const Entry& entry) { return entry.is_stale(); });
-  cache().entries.push_back({weight.storage(), version, weight.layout(), weight.dtype(), copy});
-  return copy;
+  // A weight and its transpose share one copy.
+  if (has_dense_columns(weight))
+    return low_precision_copy(weight.transpose(0, 1), dtype).transpose(0, 1);
+  return copies().get_or_make(weight, static_cast<int64_t>(dtype),
+                              [&] { return weight.to(dtype); });
 }
 
 void clear_low_precision_copies() {
-  std::vector<Entry> dropped;
-  const std::lock_guard lock(cache().mutex);
-  dropped.swap(cache().entries);
+  copies().clear();
+  clear_packed_weights_cpu();
 }
 
 }  // namespace weft
