@@ -175,7 +175,8 @@ Variable pow(const Variable& a, const Variable& b) {
                   if (a_needs) {
                     const Tensor slope =
                         weft::mul(e.get(), weft::pow(x.get(), weft::sub(e.get(), 1.0)));
-                    grads[0] = reduce_to_shape(weft::mul(dy, slope), x.get().shape());
+                    const Tensor grad = where(eq(e.get(), 0.0), 0.0, weft::mul(dy, slope));
+                    grads[0] = reduce_to_shape(grad, x.get().shape());
                   }
                   if (b_needs) {
                     const Tensor slope = weft::mul(p.get(), weft::log(x.get()));

@@ -6,6 +6,7 @@
 namespace weft::autograd {
 
 Variable dropout(const Variable& x, double p, Generator& generator) {
+  if (p == 0) return x;
   const GeneratorState state = generator.state();
   return record("dropout", weft::dropout(x.data(), p, generator), {x},
                 [p, state](const Tensor& dy) -> std::vector<Tensor> {

@@ -1,28 +1,35 @@
 #include "weft/tensor/ops/dropout.h"
 
+#include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
-#include "ops/dropout_kernels.h"
+#include "ops/operand.h"
+#include "ops/random_kernels.h"
 
 namespace weft {
 namespace {
 
-constexpr Kernel<void(const Tensor&, Tensor&, double, GeneratorState, Stream)> kDropout{
+constexpr Kernel<void(const Tensor&, double, GeneratorState, Tensor&, Stream)> kDropout{
     "dropout", &dropout_cpu, WEFT_CUDA_KERNEL(dropout_cuda)};
+
+void check(const Tensor& x, double p) {
+  check_floating("dropout", x);
+  WEFT_CHECK(p >= 0 && p < 1, ConfigError, "dropout: p must lie in [0, 1), got {}", p);
+}
 
 }  // namespace
 
-Tensor dropout(const Tensor& x, double p, GeneratorState state) {
-  WEFT_CHECK(x.defined() && is_floating(x.dtype()), DTypeError,
-             "dropout: takes a floating tensor, got {}", x);
-  WEFT_CHECK(p >= 0 && p < 1, ConfigError, "dropout: p must lie in [0, 1), got {}", p);
-  Tensor result = empty(x.shape(), x.dtype(), x.device());
-  kDropout(x.device())(x.contiguous(), result, p, state, current_stream(x.device()));
-  return result;
+Tensor dropout(const Tensor& x, double p, Generator& generator) {
+  check(x, p);
+  if (p == 0) return x.clone();
+  return dropout(x, p, generator.reserve((static_cast<uint64_t>(x.numel()) + 3) / 4));
 }
 
-Tensor dropout(const Tensor& x, double p, Generator& generator) {
-  return dropout(x, p, generator.reserve(static_cast<uint64_t>((x.numel() + 3) / 4)));
+Tensor dropout(const Tensor& x, double p, GeneratorState state) {
+  check(x, p);
+  Tensor out = empty_like(x);
+  if (x.numel() > 0) kDropout(x.device())(x, p, state, out, current_stream(x.device()));
+  return out;
 }
 
 }  // namespace weft

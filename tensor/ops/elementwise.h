@@ -134,18 +134,29 @@ void map_block_range(std::index_sequence<I...>, int64_t begin, int64_t end, cons
   BlockBuffer<R> buffer_out;
   for (int64_t at = begin; at < end; at += kBlock) {
     const int64_t count = std::min(kBlock, end - at);
-    body(in.read(at, count, std::get<I>(buffers))..., out.place(at, buffer_out), count);
+    const auto call = [&](const auto&... position) {
+      body(position..., in.read(at, count, std::get<I>(buffers))..., out.place(at, buffer_out),
+           count);
+    };
+    if constexpr (std::is_invocable_v<const Body&, int64_t, const C*..., R*, int64_t>) {
+      call(at);
+    } else {
+      call();
+    }
     out.finish(at, count, buffer_out);
   }
 }
 }  // namespace detail
 
-/// Calls body(in..., out, count) with pointers to dense elements for every block, on all threads.
+/// Calls body(in..., out, count) with pointers to dense elements for every block, on all threads. A
+/// body that takes one more argument gets the block's first position before the others.
 template <class Body, class R, class... C>
 void map_blocks(int64_t numel, const Body& body, const BlockWriter<R>& out,
                 const BlockReader<C>&... in) {
-  parallel_for(0, numel, kElementwiseGrain, [&](int64_t begin, int64_t end) {
-    detail::map_block_range(std::index_sequence_for<C...>(), begin, end, body, out, in...);
+  const int64_t blocks = (numel + kBlock - 1) / kBlock;
+  parallel_for(0, blocks, kElementwiseGrain / kBlock, [&](int64_t first, int64_t last) {
+    detail::map_block_range(std::index_sequence_for<C...>(), first * kBlock,
+                            std::min(last * kBlock, numel), body, out, in...);
   });
 }
 

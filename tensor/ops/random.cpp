@@ -1,71 +1,91 @@
 #include "weft/tensor/ops/random.h"
 
 #include <cmath>
-#include <limits>
-#include <numeric>
-#include <vector>
 
-#include "weft/tensor/dispatch.h"
+#include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/operand.h"
 #include "ops/random_kernels.h"
 
 namespace weft {
 namespace {
 
-constexpr Kernel<void(Tensor&, double, double, GeneratorState, Stream)> kUniform{
-    "uniform_", &uniform_cpu, WEFT_CUDA_KERNEL(uniform_cuda)};
-constexpr Kernel<void(Tensor&, double, double, GeneratorState, Stream)> kNormal{
-    "normal_", &normal_cpu, WEFT_CUDA_KERNEL(normal_cuda)};
-constexpr Kernel<void(Tensor&, int64_t, int64_t, GeneratorState, Stream)> kRandint{
-    "randint", &randint_cpu, WEFT_CUDA_KERNEL(randint_cuda)};
+using FillTwo = void(Tensor&, double, double, GeneratorState, Stream);
+constexpr Kernel<FillTwo> kUniform{"uniform_", &uniform_cpu, WEFT_CUDA_KERNEL(uniform_cuda)};
+constexpr Kernel<FillTwo> kNormal{"normal_", &normal_cpu, WEFT_CUDA_KERNEL(normal_cuda)};
 constexpr Kernel<void(Tensor&, double, GeneratorState, Stream)> kBernoulli{
-    "bernoulli", &bernoulli_cpu, WEFT_CUDA_KERNEL(bernoulli_cuda)};
+    "bernoulli_", &bernoulli_cpu, WEFT_CUDA_KERNEL(bernoulli_cuda)};
+constexpr Kernel<void(Tensor&, int64_t, int64_t, GeneratorState, Stream)> kRandint{
+    "randint_", &randint_cpu, WEFT_CUDA_KERNEL(randint_cuda)};
+constexpr Kernel<void(Tensor&, GeneratorState, Stream)> kPermutation{
+    "permutation", &permutation_cpu, WEFT_CUDA_KERNEL(permutation_cuda)};
 
-GeneratorState reserve_for(const Tensor& tensor, Generator& generator) {
-  return generator.reserve(static_cast<uint64_t>((tensor.numel() + 3) / 4));
-}
-
-/// Runs `fill(dense)` on the tensor itself or, where it is strided, on a dense tensor that is then
-/// copied in.
-template <class Fill>
-Tensor& fill_dense(Tensor& tensor, Fill&& fill) {
-  if (tensor.is_contiguous()) {
-    fill(tensor);
-    tensor.storage()->bump_version();
-  } else {
-    Tensor dense = empty(tensor.shape(), tensor.dtype(), tensor.device());
-    fill(dense);
-    tensor.copy_(dense);
-  }
+/// Takes the blocks for the elements of `tensor`, fills them by `kernel` and counts the change.
+template <class Launcher, class... Args>
+Tensor& fill(const Kernel<Launcher>& kernel, Tensor& tensor, Generator& generator, Args... args) {
+  const GeneratorState state = generator.reserve((static_cast<uint64_t>(tensor.numel()) + 3) / 4);
+  if (tensor.numel() > 0)
+    kernel(tensor.device())(tensor, args..., state, current_stream(tensor.device()));
+  tensor.storage()->bump_version();
   return tensor;
 }
 
-void check_floating(const char* op, const Tensor& tensor) {
-  WEFT_CHECK(is_floating(tensor.dtype()), DTypeError, "{}: fills floating tensors, got {}", op,
-             tensor);
+/// The range of an integer type.
+struct Range {
+  int64_t lowest, highest;
+};
+Range range_of(DType dtype) {
+  switch (dtype) {
+    case DType::u8:
+      return {0, 255};
+    case DType::i32:
+      return {INT32_MIN, INT32_MAX};
+    default:
+      return {INT64_MIN, INT64_MAX};
+  }
 }
 
 }  // namespace
 
 Tensor& uniform_(Tensor& tensor, double low, double high, Generator& generator) {
   check_floating("uniform_", tensor);
+  check_writable("uniform_", tensor);
   WEFT_CHECK(std::isfinite(low) && std::isfinite(high) && low <= high, ConfigError,
-             "uniform_: bounds must be finite and in order, got [{}, {})", low, high);
-  const GeneratorState state = reserve_for(tensor, generator);
-  return fill_dense(tensor, [&](Tensor& dense) {
-    kUniform(dense.device())(dense, low, high, state, current_stream(dense.device()));
-  });
+             "uniform_: needs finite bounds, the lower one first, got {} and {}", low, high);
+  return fill(kUniform, tensor, generator, low, high);
 }
 
 Tensor& normal_(Tensor& tensor, double mean, double std, Generator& generator) {
   check_floating("normal_", tensor);
+  check_writable("normal_", tensor);
   WEFT_CHECK(std::isfinite(mean) && std::isfinite(std) && std >= 0, ConfigError,
-             "normal_: needs a finite mean and a std of 0 or more, got {} and {}", mean, std);
-  const GeneratorState state = reserve_for(tensor, generator);
-  return fill_dense(tensor, [&](Tensor& dense) {
-    kNormal(dense.device())(dense, mean, std, state, current_stream(dense.device()));
-  });
+             "normal_: needs a finite mean and a finite standard deviation of at least 0, got {} "
+             "and {}",
+             mean, std);
+  return fill(kNormal, tensor, generator, mean, std);
+}
+
+Tensor& randint_(Tensor& tensor, int64_t low, int64_t high, Generator& generator) {
+  check_defined("randint_", tensor);
+  check_writable("randint_", tensor);
+  WEFT_CHECK(is_integer(tensor.dtype()), DTypeError, "randint_: takes i64, i32 or u8, got {}",
+             tensor);
+  constexpr uint64_t kMaxRange = uint64_t{1} << 32;
+  const uint64_t range = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
+  WEFT_CHECK(low < high && range <= kMaxRange, ConfigError,
+             "randint_: needs low < high <= low + 2^32, got {} and {}", low, high);
+  const Range fits = range_of(tensor.dtype());
+  WEFT_CHECK(low >= fits.lowest && high - 1 <= fits.highest, ConfigError,
+             "randint_: [{}, {}) does not fit into {}", low, high, tensor.dtype());
+  return fill(kRandint, tensor, generator, low, static_cast<int64_t>(range));
+}
+
+Tensor& bernoulli_(Tensor& tensor, double p, Generator& generator) {
+  check_defined("bernoulli_", tensor);
+  check_writable("bernoulli_", tensor);
+  WEFT_CHECK(p >= 0 && p <= 1, ConfigError, "bernoulli_: p must lie in [0, 1], got {}", p);
+  return fill(kBernoulli, tensor, generator, p);
 }
 
 Tensor uniform(const Shape& shape, Generator& generator, DType dtype, Device device) {
@@ -80,45 +100,21 @@ Tensor normal(const Shape& shape, Generator& generator, DType dtype, Device devi
 
 Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generator, DType dtype,
                Device device) {
-  WEFT_CHECK(is_integer(dtype), DTypeError, "randint: makes integers, got type {}", dtype);
-  constexpr uint64_t kLargestRange = uint64_t{1} << 32;
-  WEFT_CHECK(
-      low < high && static_cast<uint64_t>(high) - static_cast<uint64_t>(low) <= kLargestRange,
-      ConfigError, "randint: needs low < high, at most 2^32 apart, got [{}, {})", low, high);
-  const auto [least, most] = dtype == DType::u8 ? std::pair<int64_t, int64_t>(0, 255)
-                             : dtype == DType::i32
-                                 ? std::pair<int64_t, int64_t>(std::numeric_limits<int32_t>::min(),
-                                                               std::numeric_limits<int32_t>::max())
-                                 : std::pair<int64_t, int64_t>(std::numeric_limits<int64_t>::min(),
-                                                               std::numeric_limits<int64_t>::max());
-  WEFT_CHECK(low >= least && high - 1 <= most, ConfigError,
-             "randint: [{}, {}) does not fit into {}", low, high, dtype);
   Tensor result = empty(shape, dtype, device);
-  const GeneratorState state = reserve_for(result, generator);
-  kRandint(device)(result, low, high, state, current_stream(device));
-  return result;
+  return randint_(result, low, high, generator);
 }
 
-Tensor bernoulli(double p, const Shape& shape, Generator& generator, Device device) {
-  WEFT_CHECK(p >= 0 && p <= 1, ConfigError, "bernoulli: p must lie in [0, 1], got {}", p);
-  Tensor result = empty(shape, DType::boolean, device);
-  const GeneratorState state = reserve_for(result, generator);
-  kBernoulli(device)(result, p, state, current_stream(device));
-  return result;
+Tensor bernoulli(double p, const Shape& shape, Generator& generator, DType dtype, Device device) {
+  Tensor result = empty(shape, dtype, device);
+  return bernoulli_(result, p, generator);
 }
 
 Tensor permutation(int64_t count, Generator& generator, Device device) {
-  WEFT_CHECK(count >= 0 && count <= int64_t{1} << 32, ConfigError,
-             "permutation: count must lie in [0, 2^32], got {}", count);
-  const GeneratorState state = generator.reserve(static_cast<uint64_t>((count + 3) / 4));
-  std::vector<int64_t> order(static_cast<size_t>(count));
-  std::iota(order.begin(), order.end(), int64_t{0});
-  for (int64_t i = count - 1; i > 0; --i) {
-    const auto at = static_cast<uint64_t>(i);
-    const uint64_t word = philox4x32(state.seed, state.offset + at / 4)[at % 4];
-    std::swap(order[at], order[word * (at + 1) >> 32]);
-  }
-  return from_vector(order, {count}, device);
+  WEFT_CHECK(count >= 0, ConfigError, "permutation: needs at least 0 elements, got {}", count);
+  Tensor result = empty({count}, DType::i64, device);
+  const GeneratorState state = generator.reserve((static_cast<uint64_t>(count) + 1) / 2);
+  if (count > 0) kPermutation(device)(result, state, current_stream(device));
+  return result;
 }
 
 }  // namespace weft

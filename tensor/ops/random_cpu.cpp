@@ -1,84 +1,130 @@
+#include <algorithm>
 #include <cmath>
-#include <numbers>
+#include <vector>
 
 #include "weft/tensor/dispatch.h"
-#include "weft/tensor/parallel.h"
 
+#include "ops/elementwise.h"
+#include "ops/philox_run.h"
 #include "ops/random_kernels.h"
+#include "ops/random_math.h"
 
 namespace weft {
 namespace {
 
-constexpr int64_t kBlocksPerTask = 1024;
+/// The words of `count` elements from position `begin`, a multiple of kBlock, on.
+struct Words {
+  alignas(64) uint32_t values[kBlock];
 
-/// Calls write(i, words, lane) for every element i, with the Philox block that it draws from.
-template <class Write>
-void for_each_element(int64_t count, GeneratorState state, Write&& write) {
-  parallel_for(0, (count + 3) / 4, kBlocksPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const auto words = philox4x32(state.seed, state.offset + static_cast<uint64_t>(block));
-      const int64_t last = std::min(count, 4 * block + 4);
-      for (int64_t i = 4 * block; i < last; ++i)
-        write(i, words, static_cast<size_t>(i - 4 * block));
-    }
-  });
+  Words(GeneratorState state, int64_t begin, int64_t count) {
+    philox_run(state.seed, state.offset + static_cast<uint64_t>(begin) / 4, (count + 3) / 4,
+               values);
+  }
+};
+
+/// Fills `tensor`, whose elements are computed as C, with block(words, out, count) on all threads.
+template <class C, class Block>
+void fill_blocks(Tensor& tensor, GeneratorState state, Block&& block) {
+  map_blocks(
+      tensor.numel(),
+      [&](int64_t begin, C* out, int64_t count) {
+        const Words words(state, begin, count);
+        block(words.values, out, count);
+      },
+      BlockWriter<C>(tensor));
 }
 
 }  // namespace
 
-void uniform_cpu(Tensor& out, double low, double high, GeneratorState state, Stream /*stream*/) {
-  dispatch_floating(out.dtype(), "uniform_", [&]<class T>() {
-    T* const to = out.data<T>();
-    for_each_element(out.numel(), state, [=](int64_t i, const auto& words, size_t lane) {
-      if constexpr (std::is_same_v<T, double>) {
-        to[i] = low + (high - low) * (words[lane] * 0x1p-32);
-      } else {
-        const float unit = static_cast<float>(words[lane] >> 8) * 0x1p-24f;
-        to[i] = T(static_cast<float>(low) + static_cast<float>(high - low) * unit);
-      }
+void uniform_cpu(Tensor& tensor, double low, double high, GeneratorState state, Stream /*stream*/) {
+  dispatch_floating(tensor.dtype(), "uniform_", [&]<class T>() {
+    using C = accumulator_t<T>;
+    const C start = static_cast<C>(low);
+    const C width = static_cast<C>(high - low);
+    fill_blocks<C>(tensor, state, [=](const uint32_t* words, C* out, int64_t count) {
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = std::fma(width, static_cast<C>(unit_float(words[i])), start);
     });
   });
 }
 
-void normal_cpu(Tensor& out, double mean, double std, GeneratorState state, Stream /*stream*/) {
-  dispatch_floating(out.dtype(), "normal_", [&]<class T>() {
-    T* const to = out.data<T>();
-    for_each_element(out.numel(), state, [=](int64_t i, const auto& words, size_t lane) {
-      const size_t pair = lane & ~size_t{1};
-      const double radius = std::sqrt(-2.0 * std::log((words[pair] + 1.0) * 0x1p-32));
-      const double angle = 2 * std::numbers::pi * (words[pair + 1] * 0x1p-32);
-      const double value = mean + std * radius * (lane == pair ? std::cos(angle) : std::sin(angle));
-      if constexpr (std::is_same_v<T, double>) {
-        to[i] = value;
-      } else {
-        to[i] = T(static_cast<float>(value));
-      }
+void normal_cpu(Tensor& tensor, double mean, double std, GeneratorState state, Stream /*stream*/) {
+  dispatch_floating(tensor.dtype(), "normal_", [&]<class T>() {
+    using C = accumulator_t<T>;
+    const C center = static_cast<C>(mean);
+    const C scale = static_cast<C>(std);
+    fill_blocks<C>(tensor, state, [=](const uint32_t* words, C* out, int64_t count) {
+      alignas(64) float z[kBlock];
+      const int64_t pairs = (count + 1) / 2;  // the words of an odd last pair are there
+      for (int64_t i = 0; i < pairs; ++i)
+        normal_pair(words[2 * i], words[2 * i + 1], z[2 * i], z[2 * i + 1]);
+      for (int64_t i = 0; i < count; ++i) out[i] = std::fma(scale, static_cast<C>(z[i]), center);
     });
   });
 }
 
-void randint_cpu(Tensor& out, int64_t low, int64_t high, GeneratorState state, Stream /*stream*/) {
-  const uint64_t range = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
-  const auto fill = [&]<class T>() {
-    T* const to = out.data<T>();
-    for_each_element(out.numel(), state, [=](int64_t i, const auto& words, size_t lane) {
-      // range <= 2^32, so the product fits in 64 bits, apart from range = 2^32, where the word
-      // itself is the answer.
-      const uint64_t offset = range >> 32 ? words[lane] : words[lane] * range >> 32;
-      to[i] = static_cast<T>(low + static_cast<int64_t>(offset));
+void bernoulli_cpu(Tensor& tensor, double p, GeneratorState state, Stream /*stream*/) {
+  const uint32_t threshold = threshold_of(p);
+  dispatch_all(tensor.dtype(), "bernoulli_", [&]<class T>() {
+    using C = std::conditional_t<std::is_same_v<T, bool>, uint8_t, computed_t<T>>;
+    fill_blocks<C>(tensor, state, [=](const uint32_t* words, C* out, int64_t count) {
+      for (int64_t i = 0; i < count; ++i)
+        out[i] = static_cast<C>(falls_below(words[i], threshold) ? 1 : 0);
     });
+  });
+}
+
+void randint_cpu(Tensor& tensor, int64_t low, int64_t range, GeneratorState state,
+                 Stream /*stream*/) {
+  const auto first = static_cast<uint64_t>(low);
+  const auto width = static_cast<uint64_t>(range);
+  dispatch_numeric(tensor.dtype(), "randint_", [&]<class T>() {
+    if constexpr (std::is_integral_v<T>) {
+      fill_blocks<T>(tensor, state, [=](const uint32_t* words, T* out, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+          out[i] = static_cast<T>(first + ((words[i] * width) >> 32));
+      });
+    }
+  });
+}
+
+void permutation_cpu(Tensor& tensor, GeneratorState state, Stream /*stream*/) {
+  struct Item {
+    uint64_t key;
+    int64_t index;
   };
-  if (out.dtype() == DType::u8) {
-    fill.template operator()<uint8_t>();
-  } else {
-    dispatch_index(out.dtype(), "randint", fill);
+  const int64_t n = tensor.numel();
+  std::vector<Item> items(static_cast<size_t>(n));
+  constexpr int64_t kKeys = kBlock / 2;  // two words each
+  for (int64_t begin = 0; begin < n; begin += kKeys) {
+    const int64_t count = std::min(kKeys, n - begin);
+    const Words words(state, 2 * begin, 2 * count);
+    for (int64_t i = 0; i < count; ++i) {
+      const uint64_t low = words.values[2 * i];
+      const uint64_t high = words.values[2 * i + 1];
+      items[static_cast<size_t>(begin + i)] = {high << 32 | low, begin + i};
+    }
   }
+  std::sort(items.begin(), items.end(), [](const Item& a, const Item& b) {
+    return a.key != b.key ? a.key < b.key : a.index < b.index;
+  });
+  int64_t* const out = tensor.data<int64_t>();
+  for (int64_t i = 0; i < n; ++i) out[i] = items[static_cast<size_t>(i)].index;
 }
 
-void bernoulli_cpu(Tensor& out, double p, GeneratorState state, Stream /*stream*/) {
-  bool* const to = out.data<bool>();
-  for_each_element(out.numel(), state, [=](int64_t i, const auto& words, size_t lane) {
-    to[i] = words[lane] * 0x1p-32 < p;
+void dropout_cpu(const Tensor& x, double p, GeneratorState state, Tensor& out, Stream /*stream*/) {
+  const uint32_t threshold = threshold_of(p);
+  dispatch_floating(x.dtype(), "dropout", [&]<class T>() {
+    using C = accumulator_t<T>;
+    const C scale = static_cast<C>(1.0 / (1.0 - p));
+    map_blocks(
+        x.numel(),
+        [&](int64_t begin, const C* in, C* result, int64_t count) {
+          const Words words(state, begin, count);
+          for (int64_t i = 0; i < count; ++i)
+            result[i] = falls_below(words.values[i], threshold) ? C{0} : in[i] * scale;
+        },
+        BlockWriter<C>(out), BlockReader<C>(x));
   });
 }
 

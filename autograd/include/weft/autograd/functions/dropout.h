@@ -5,7 +5,9 @@
 
 namespace weft::autograd {
 
-/// weft::dropout; keeps the generator's state instead of a mask.
+/// Zeroes each element with probability p and multiplies the others by 1 / (1 - p). Backward makes
+/// the mask again from the generator's state, so that nothing but that state is kept. With p = 0
+/// the result is x itself. Any shape, floating types; ConfigError unless 0 <= p < 1.
 Variable dropout(const Variable& x, double p, Generator& generator);
 
 }  // namespace weft::autograd

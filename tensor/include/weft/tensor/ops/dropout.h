@@ -5,13 +5,15 @@
 
 namespace weft {
 
-/// Zeroes each element of x (floating) with probability p and scales the others by 1 / (1 - p)
-/// (Srivastava et al., "Dropout", 2014). Element i is kept when word i % 4 of Philox block offset +
-/// i / 4 of `state`, times 2^-32, is at least p. Linear in x for a given state: the gradient is
-/// dropout(dy, p, state), so no mask is kept. Throws DTypeError, ConfigError unless 0 <= p < 1.
-Tensor dropout(const Tensor& x, double p, GeneratorState state);
-
-/// The same, drawing the state from `generator`, which advances by (numel + 3) / 4 blocks.
+/// Zeroes each element with probability p and multiplies the others by 1 / (1 - p) (Srivastava et
+/// al., "Dropout", JMLR 2014, scaled in training). Any shape, floating types, dense result. Element
+/// i in row-major order is kept where u >= p, u as in random.h; ceil(n / 4) blocks are taken from
+/// the generator. With p = 0 nothing is drawn and the result is a copy. Throws ConfigError unless
+/// 0 <= p < 1.
 Tensor dropout(const Tensor& x, double p, Generator& generator);
+
+/// The same with the mask of an earlier call, from the state that the generator had before it: the
+/// backward of dropout is dropout of the gradient.
+Tensor dropout(const Tensor& x, double p, GeneratorState state);
 
 }  // namespace weft

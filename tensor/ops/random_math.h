@@ -1,0 +1,70 @@
+#pragma once
+
+// From random words to numbers. Every operation here is rounded on its own or is an explicit fused
+// multiply-add, so that all compilers and devices give the same bits.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+namespace weft {
+
+/// In [0, 1), from the upper 24 bits of a word.
+inline float unit_float(uint32_t word) {
+  return static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f;
+}
+
+/// Whether unit_float(word) < p, without rounding p.
+inline bool falls_below(uint32_t word, uint32_t threshold) {
+  return (word >> 8) < threshold;
+}
+/// The threshold of falls_below() for a probability in [0, 1].
+inline uint32_t threshold_of(double p) {
+  return static_cast<uint32_t>(std::ceil(p * 0x1p24));
+}
+
+/// Two independent standard normal numbers from two words, by Box and Muller.
+inline void normal_pair(uint32_t word0, uint32_t word1, float& z0, float& z1) {
+  // -2 ln(v) for v in (0, 1], of 24 bits; v = 2^k m with m in [sqrt(1/2), sqrt(2)).
+  const float v = static_cast<float>(static_cast<int32_t>((word0 >> 8) + 1)) * 0x1p-24f;
+  const uint32_t bits = std::bit_cast<uint32_t>(v);
+  const int32_t k = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+  const float f = std::bit_cast<float>(bits - (static_cast<uint32_t>(k) << 23)) - 1.0f;
+  float q = std::fma(0x1.1457a8p-4f, f, -0x1.de3c16p-4f);  // (ln(1 + f) - f + f^2 / 2) / f^3
+  q = std::fma(q, f, 0x1.e6f06ap-4f);
+  q = std::fma(q, f, -0x1.fc2208p-4f);
+  q = std::fma(q, f, 0x1.233768p-3f);
+  q = std::fma(q, f, -0x1.555c4ep-3f);
+  q = std::fma(q, f, 0x1.99a4b6p-3f);
+  q = std::fma(q, f, -0x1.000006p-2f);
+  q = std::fma(q, f, 0x1.555548p-2f);
+  q = std::fma(q, f, -0.5f);
+  const float square = f * f;
+  const float log_m = std::fma(square, q, f);
+  const float log_v = std::fma(static_cast<float>(k), 0x1.62e43p-1f, log_m);
+  const float r = std::sqrt(-2.0f * log_v);
+
+  // A turn of 2^24 steps: the nearest quarter, and the rest in [-pi/4, pi/4).
+  const uint32_t angle = word1 >> 8;
+  const uint32_t quarter = (angle + (1u << 21)) >> 22;
+  const auto rest = static_cast<int32_t>(angle - (quarter << 22));
+  const float a = static_cast<float>(rest) * 0x1.921fb6p-22f;  // pi / 2 * 2^-22
+  const float t = a * a;
+  float s = std::fma(-0x1.994eb4p-13f, t, 0x1.11076p-7f);  // (sin(a) / a - 1) / a^2
+  s = std::fma(s, t, -0x1.555546p-3f);
+  const float sine = std::fma(a * t, s, a);
+  float c = std::fma(0x1.99343p-16f, t, -0x1.6c087ep-10f);  // (cos(a) - 1) / a^2
+  c = std::fma(c, t, 0x1.55553ep-5f);
+  c = std::fma(c, t, -0.5f);
+  const float cosine = std::fma(c, t, 1.0f);
+  const bool swapped = (quarter & 1) != 0;
+  const uint32_t cosine_sign = ((quarter + 1) & 2) << 30;
+  const uint32_t sine_sign = (quarter & 2) << 30;
+  const float x =
+      std::bit_cast<float>(std::bit_cast<uint32_t>(swapped ? sine : cosine) ^ cosine_sign);
+  const float y =
+      std::bit_cast<float>(std::bit_cast<uint32_t>(swapped ? cosine : sine) ^ sine_sign);
+  z0 = r * x;
+  z1 = r * y;
+}
+
+}  // namespace weft
