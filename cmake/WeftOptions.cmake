@@ -1,5 +1,6 @@
 # Every switch of the build, with its default.
 option(WEFT_BUILD_TESTS "Build the test suite" ON)
+option(WEFT_BUILD_EXAMPLES "Build the examples, which the test suite runs" ${WEFT_BUILD_TESTS})
 option(WEFT_BUILD_BENCHMARKS "Build the benchmarks" ON)
 option(WEFT_BUILD_PEERS "Build the yardsticks of benchmarks/peers (needs libtorch)" OFF)
 option(WEFT_NATIVE "Compile for the CPU of the building machine (turn off to build packages)" ON)

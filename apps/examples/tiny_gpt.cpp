@@ -50,8 +50,10 @@ int main(int argc, char** argv) {
   weft::Generator generator(1);
   const weft::nn::DecoderConfig config{
       .vocab_size = tokenizer->vocab_size(), .n_layers = 2, .d_model = 64, .d_ff = 128};
-  weft::nn::DecoderLM model(
-      config, weft::attention::make_mixer_factory({.shape = {.d_model = 64, .n_heads = 4}}, generator), generator);
+  const weft::attention::AttentionConfig attention{
+      .shape = {.d_model = config.d_model, .n_heads = 4, .n_layers = config.n_layers}};
+  weft::nn::DecoderLM model(config, weft::attention::make_mixer_factory(attention, generator),
+                            generator);
   std::cout << model.num_parameters() << " parameters, " << tokenizer->vocab_size()
             << " characters\n";
 
