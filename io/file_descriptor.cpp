@@ -110,6 +110,14 @@ int write_fully(int descriptor, const void* data, size_t bytes, int64_t position
   return 0;
 }
 
+int append_fully(int descriptor, const void* data, size_t bytes) noexcept {
+  const off_t end = ::lseek(descriptor, 0, SEEK_END);
+  const int error = write_fully(descriptor, data, bytes);
+  // A piece of a record would spoil the one that follows it.
+  if (error != 0 && end >= 0 && ::ftruncate(descriptor, end) != 0) return errno;
+  return error;
+}
+
 int64_t read_at(int descriptor, void* data, size_t bytes, int64_t position) noexcept {
   auto* next = static_cast<char*>(data);
   int64_t total = 0;

@@ -43,6 +43,9 @@ uint64_t file_size(int descriptor, const std::filesystem::path& path);
 /// or an errno. A limit on file size gives EFBIG and does not end the process by SIGXFSZ.
 int write_fully(int descriptor, const void* data, size_t bytes, int64_t position = -1) noexcept;
 
+/// Appends all bytes to a file opened with O_APPEND, or none. Returns 0 or an errno.
+int append_fully(int descriptor, const void* data, size_t bytes) noexcept;
+
 /// Reads up to `bytes` at `position`; less only at the end of the file. Returns the count, or
 /// -errno.
 int64_t read_at(int descriptor, void* data, size_t bytes, int64_t position) noexcept;

@@ -446,12 +446,13 @@ TEST(SlowCheckpointFolder, SurvivesKillAtAnyMoment) {
     for (const int64_t value : loaded->reader.tensor("w").to_vector<int64_t>())
       ASSERT_EQ(value, loaded->step);
     EXPECT_NO_THROW(CheckpointReader(folder / "latest"));
-    EXPECT_LE(checkpoints.steps().size(), 3u);
     for (const auto& item : std::filesystem::directory_iterator(folder.path()))
       interrupted += is_temporary(item.path());
     checkpoints.remove_leftovers();
     last = loaded->step;
   }
+  checkpoints.save(last + 1, 2, [](CheckpointWriter& writer) { fill_sample(writer); });
+  EXPECT_EQ(checkpoints.steps().size(), 2u);
   EXPECT_GT(last, 20);
   EXPECT_GT(interrupted, 10);
 }
