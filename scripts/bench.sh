@@ -67,6 +67,7 @@ cmake --build "$build" --parallel "$jobs" --target weft libtorch_cpu_step >"$bui
   { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
 weft=$(find_weft "$build")
 peer=$build/benchmarks/peers/libtorch_cpu_step
+step=("$weft" bench step --no-tie-embeddings --optimizer adamw --grad-clip 1 --format json)
 
 # libtorch in its best light, in two ways; see benchmarks/README.md for the reasons.
 flags=" $(sed -n '/^flags/{s/^[^:]*://p;q}' /proc/cpuinfo) "
@@ -102,8 +103,8 @@ for ((round = 1; round <= rounds; ++round)); do
   for name in "${case_list[@]}"; do
     read -ra shape <<<"$(shape_of "$name")"
     timing=(--steps "$steps" --warmup 2)
-    turn "$name" "$round" weft-f32 "$weft" bench step --device cpu --dtype f32 "${shape[@]}" "${timing[@]}" --format json
-    turn "$name" "$round" weft-bf16 "$weft" bench step --device cpu --dtype bf16 "${shape[@]}" "${timing[@]}" --format json
+    turn "$name" "$round" weft-f32 "${step[@]}" --dtype f32 "${shape[@]}" "${timing[@]}"
+    turn "$name" "$round" weft-bf16 "${step[@]}" --dtype bf16 "${shape[@]}" "${timing[@]}"
     turn "$name" "$round" libtorch-tuned env "${tuned[@]}" "$peer" "${shape[@]}" "${timing[@]}"
     if ((${#tuned_openmp[@]})); then
       turn "$name" "$round" libtorch-tuned-openmp env "${tuned_openmp[@]}" "$peer" "${shape[@]}" "${timing[@]}"
