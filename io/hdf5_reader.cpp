@@ -94,8 +94,8 @@ class Hdf5Reader::Impl {
     WEFT_CHECK(info.shape.size() == 1, IoError, "cannot read '{}': '{}' has {} axes, expected 1",
                path_.string(), dataset, info.shape.size());
     WEFT_CHECK(start >= 0 && count >= 0 && count <= info.numel && start <= info.numel - count,
-               IndexError, "'{}': elements {} to {} of '{}' asked for, it has {}", path_.string(),
-               start, start + count, dataset, info.numel);
+               IndexError, "'{}': {} elements from {} on asked for, '{}' has {}", path_.string(),
+               count, start, dataset, info.numel);
     if (count == 0) return;
     const auto first = static_cast<hsize_t>(start);
     const auto size = static_cast<hsize_t>(count);
