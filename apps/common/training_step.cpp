@@ -17,10 +17,10 @@ namespace weft::apps {
 
 void OptimizerOptions::add_to(Options& options) {
   options.group("Optimisation");
-  options.add("optimizer", &optimizer, "how parameters are changed", {"adamw", "muon", "sgd"});
-  options.add("lr", &lr, "peak learning rate (of AdamW's part with muon)", {0, 1e3});
-  options.add("muon-lr", &muon_lr, "peak learning rate of the matrices that Muon changes",
-              {0, 1e3});
+  options.add("optimizer", &optimizer,
+              "how parameters are changed (muon: matrices by Muon, the rest by AdamW)",
+              {"adamw", "muon", "sgd"});
+  options.add("lr", &lr, "peak learning rate", {0, 1e3});
   options.add("lr-schedule", &lr_schedule, "course of the learning rate",
               {"constant", "linear", "cosine", "wsd"});
   options.add("min-lr", &min_lr, "learning rate at the end", {0, 1e3});
@@ -33,6 +33,26 @@ void OptimizerOptions::add_to(Options& options) {
   options.add("beta2", &beta2, "decay of AdamW's second moment", {0, 0.999999});
   options.add("momentum", &momentum, "momentum of SGD and Muon", {0, 0.999999});
   options.add("grad-clip", &grad_clip, "largest global gradient norm; 0 clips nothing", {0, 1e9});
+}
+
+std::unique_ptr<optim::Optimizer> OptimizerOptions::make_optimizer(const nn::Module& model) const {
+  const autograd::NamedParameters parameters = model.named_parameters();
+  const optim::AdamWOptions adamw{.beta1 = beta1, .beta2 = beta2, .weight_decay = weight_decay};
+  if (optimizer == "sgd") {
+    return std::make_unique<optim::Sgd>(
+        optim::default_groups(parameters),
+        optim::SgdOptions{
+            .momentum = momentum, .weight_decay = weight_decay, .nesterov = momentum > 0});
+  }
+  if (optimizer == "muon") {
+    // Steps as large as AdamW's, so that one learning rate and decay serve both.
+    return std::make_unique<optim::Muon>(optim::split_for_muon(parameters),
+                                         optim::MuonOptions{.momentum = momentum,
+                                                            .scale = optim::MuonScale::match_adamw,
+                                                            .weight_decay = weight_decay,
+                                                            .adamw = adamw});
+  }
+  return std::make_unique<optim::AdamW>(optim::default_groups(parameters), adamw);
 }
 
 optim::Schedule OptimizerOptions::make_schedule(int64_t max_steps) const {

@@ -28,7 +28,6 @@ struct OptimizerOptions {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double momentum = 0.95;
-  double muon_lr = 0.02;
   double grad_clip = 1.0;
 
   void add_to(Options& options);
