@@ -23,7 +23,13 @@ struct Command {
 };
 
 constexpr Command kCommands[] = {
+    {"tokenize", "turn text into a token dataset", &tokenize},
+    {"train", "train a decoder language model", &train},
+    {"eval", "measure a trained model on held-out data", &evaluate},
+    {"generate", "continue a prompt", &generate},
+    {"inspect", "show what a checkpoint, dataset or run folder holds", &inspect},
     {"bench", "time training steps", &bench},
+    {"attention", "list the attention mechanisms and their options", &attention},
 };
 
 std::string usage() {

@@ -1,8 +1,6 @@
 #include "common/trainer.h"
 
 #include <algorithm>
-#include <cmath>
-#include <thread>
 
 #include <fmt/format.h>
 
@@ -108,42 +106,48 @@ void Trainer::describe() const {
   console_.info(fmt::format("output      {}", config_.out_dir));
 }
 
+RunState Trainer::state() {
+  return {.steps_done = steps_done_,
+          .model = *model_,
+          .optimizer = *optimizer_,
+          .dropout = dropout_generator_};
+}
+
 int Trainer::run() {
-  run_.emplace(config_, config_text_, *data_.tokenizer);
+  run_.emplace(config_);
   console_.attach_file(run_->log_path());
-  resume();
-  if (first_step_ >= config_.max_steps) {
-    console_.info(fmt::format("nothing to do: the run has its {} steps", first_step_));
+  RunState saved = state();
+  run_->resume(saved, config_text_, *data_.tokenizer, console_);
+  steps_done_ = saved.steps_done;
+  if (steps_done_ >= config_.max_steps) {
+    console_.info(fmt::format("nothing to do: the run has its {} steps", steps_done_));
     return kDone;
   }
+  run_->begin(steps_done_, config_text_, *data_.tokenizer);
   product_rate_ = measure_product_rate(model_->config().compute_dtype);
+  loader_.seek(steps_done_);
+  model_->train();
   const StopSignals signals;
   TrainingStep training_step(*model_, *optimizer_, schedule_, config_.optimizer.grad_clip,
                              dropout_generator_);
-  model_->train();
-  loader_.seek(first_step_);
-  int64_t saved_at = first_step_;
-  for (int64_t step = first_step_; step < config_.max_steps; ++step) {
+  while (steps_done_ < config_.max_steps) {
     const auto start = Clock::now();
-    const TrainingStep::Result result = training_step.run(step, next_batches());
-    log_step(step, result, seconds_since(start));
-    const int64_t done = step + 1;
-    const bool last = done == config_.max_steps;
-    if (is_due(config_.eval_every, done) || last) evaluate(done);
-    if (is_due(config_.sample_every, done)) sample(done);
+    const TrainingStep::Result result = training_step.run(steps_done_, next_batches());
+    ++steps_done_;
+    log_step(result, seconds_since(start));
+    const bool last = steps_done_ == config_.max_steps;
+    if (is_due(config_.eval_every, steps_done_) || last) evaluate();
+    run_->flush_metrics(steps_done_);
+    if (is_due(config_.sample_every, steps_done_)) sample();
     const int signal = StopSignals::requested();
-    if (is_due(config_.save_every, done) || last || signal != 0) {
-      save(done);
-      saved_at = done;
-    }
+    if (is_due(config_.save_every, steps_done_) || last || signal != 0) save();
     if (signal != 0 && !last) {
       console_.info(fmt::format("stopped by signal {} after step {}; the same command continues",
-                                signal, saved_at));
+                                signal, steps_done_));
       return kSignalBase + signal;
     }
   }
-  run_->write_report();
-  console_.info(fmt::format("done: {}", run_->folder()));
+  console_.info(fmt::format("done: {}", run_->folder().string()));
   return kDone;
 }
 
@@ -153,14 +157,14 @@ std::vector<io::Batch> Trainer::next_batches() {
   return batches;
 }
 
-void Trainer::log_step(int64_t step, const TrainingStep::Result& result, double seconds) {
+void Trainer::log_step(const TrainingStep::Result& result, double seconds) {
   const double tokens =
       static_cast<double>(config_.batch_size * config_.seq_len * config_.grad_accum_steps);
   const double rate = tokens / seconds;
   const double mfu = rate * model_->training_flops_per_token(config_.seq_len) / product_rate_;
   timed_seconds_ += seconds;
   ++timed_steps_;
-  const int64_t done = step + 1;
+  const int64_t done = steps_done_;
   const double remaining = static_cast<double>(config_.max_steps - done) * timed_seconds_ /
                            static_cast<double>(timed_steps_);
   const std::string line = fmt::format(
@@ -170,21 +174,21 @@ void Trainer::log_step(int64_t step, const TrainingStep::Result& result, double 
       100.0 * static_cast<double>(done) / static_cast<double>(config_.max_steps), result.loss,
       result.lr, result.grad_norm, 1e3 * seconds, format_count(rate), 100 * mfu,
       format_bytes(static_cast<double>(resident_bytes())), format_duration(remaining));
-  if (is_due(config_.log_every, done) || step == first_step_ ||
+  if (is_due(config_.log_every, done) || timed_steps_ == 1 ||
       (done == config_.max_steps && config_.log_every > 0)) {
     console_.info(line);
   } else {
     console_.status(line);
   }
-  run_->log_metrics(done, {{"train/loss", result.loss},
-                           {"train/lr", result.lr},
-                           {"train/grad_norm", result.grad_norm},
-                           {"train/tokens_per_sec", rate},
-                           {"train/mfu", mfu},
-                           {"train/peak_gb", static_cast<double>(peak_resident_bytes()) * 1e-9}});
+  run_->add_metrics({{"train/loss", result.loss},
+                     {"train/lr", result.lr},
+                     {"train/grad_norm", result.grad_norm},
+                     {"train/tokens_per_sec", rate},
+                     {"train/mfu", mfu},
+                     {"train/peak_gb", static_cast<double>(peak_resident_bytes()) * 1e-9}});
 }
 
-void Trainer::evaluate(int64_t steps_done) {
+void Trainer::evaluate() {
   if (data_.valid == nullptr) return;
   const int64_t sequences = data_.valid->size() == io::kEndless && config_.eval_sequences < 0
                                 ? 64
@@ -194,14 +198,14 @@ void Trainer::evaluate(int64_t steps_done) {
       {.batch_size = config_.batch_size, .seq_len = config_.seq_len, .max_sequences = sequences});
   console_.info(
       fmt::format("eval {:05} | loss {:.4f} | perplexity {:.2f} | {:.4f} bits per byte | {} tokens",
-                  steps_done, report.loss, report.perplexity, report.bits_per_byte,
+                  steps_done_, report.loss, report.perplexity, report.bits_per_byte,
                   format_count(static_cast<double>(report.tokens))));
-  run_->log_metrics(steps_done, {{"eval/loss", report.loss},
-                                 {"eval/perplexity", report.perplexity},
-                                 {"eval/bits_per_byte", report.bits_per_byte}});
+  run_->add_metrics({{"eval/loss", report.loss},
+                     {"eval/perplexity", report.perplexity},
+                     {"eval/bits_per_byte", report.bits_per_byte}});
 }
 
-void Trainer::sample(int64_t steps_done) {
+void Trainer::sample() {
   std::vector<int64_t> prompt;
   for (const int32_t id : data_.tokenizer->encode(config_.sample_prompt)) prompt.push_back(id);
   if (prompt.empty()) return;
@@ -213,26 +217,13 @@ void Trainer::sample(int64_t steps_done) {
                     generator)) {
     ids.push_back(static_cast<int32_t>(id));
   }
-  run_->log_sample(steps_done, config_.sample_prompt + data_.tokenizer->decode(ids));
+  run_->log_sample(steps_done_, config_.sample_prompt + data_.tokenizer->decode(ids));
 }
 
-void Trainer::save(int64_t steps_done) {
+void Trainer::save() {
   const auto start = Clock::now();
-  const std::string path = run_->save({.steps_done = steps_done,
-                                       .model = model_->state_dict(),
-                                       .optimizer = optimizer_->state_dict(),
-                                       .dropout = dropout_generator_.state()});
+  const std::string path = run_->save(state(), config_text_, *data_.tokenizer);
   console_.info(fmt::format("saved {} in {:.0f} ms", path, 1e3 * seconds_since(start)));
-}
-
-void Trainer::resume() {
-  const std::optional<RunCheckpoint> checkpoint = run_->find_checkpoint(console_);
-  if (!checkpoint) return;
-  model_->load_state_dict(checkpoint->model);
-  optimizer_->load_state_dict(checkpoint->optimizer);
-  dropout_generator_.set_state(checkpoint->dropout);
-  first_step_ = checkpoint->steps_done;
-  console_.info(fmt::format("resumed after step {} from {}", first_step_, checkpoint->path));
 }
 
 }  // namespace weft::apps

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "weft/io/loader.h"
 #include "weft/nn/decoder.h"
@@ -38,12 +39,12 @@ class Trainer {
  private:
   using Clock = std::chrono::steady_clock;
 
-  void resume();
+  RunState state();
   std::vector<io::Batch> next_batches();
-  void log_step(int64_t step, const TrainingStep::Result& result, double seconds);
-  void evaluate(int64_t steps_done);
-  void sample(int64_t steps_done);
-  void save(int64_t steps_done);
+  void log_step(const TrainingStep::Result& result, double seconds);
+  void evaluate();
+  void sample();
+  void save();
   double estimated_bytes() const;
 
   TrainConfig config_;
@@ -56,7 +57,7 @@ class Trainer {
   Generator dropout_generator_;
   io::Loader loader_;
   std::optional<RunWriter> run_;
-  int64_t first_step_ = 0;
+  int64_t steps_done_ = 0;
   double product_rate_ = 0;  // FLOP/s of a large matrix product here, what 100 % mfu means
   double timed_seconds_ = 0;
   int64_t timed_steps_ = 0;

@@ -1,0 +1,211 @@
+#include "common/run.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include "weft/io/atomic_file.h"
+#include "weft/tensor/check.h"
+
+namespace weft::apps {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Keys that decide the shape of the saved tensors or their meaning: a resume must not change them.
+constexpr const char* kModelKeys[] = {
+    "n-layers",   "d-model",  "n-heads",        "n-kv-heads",         "d-ff",      "attention",
+    "rope-theta", "norm-eps", "tie-embeddings", "attention-schedule", "optimizer", "attention-opt"};
+
+std::vector<std::pair<std::string, std::string>> config_values(const std::string& text,
+                                                               const std::string& source) {
+  TrainConfig config;
+  Options options("train", "", "");
+  config.add_to(options);
+  options.parse_config(text, source);
+  return options.values();
+}
+
+/// Checkpoint names have no slashes: "model.norm.weight/exp_avg" becomes
+/// "optimizer.model.norm.weight.exp_avg".
+std::string optimizer_entry(const std::string& name) {
+  std::string entry = "optimizer." + name;
+  std::replace(entry.begin(), entry.end(), '/', '.');
+  return entry;
+}
+
+/// Model tensors keep their names under "weights", since Hugging Face's start with "model."
+/// themselves or "lm_head.".
+std::string model_entry(const std::string& name) {
+  return "weights." + name;
+}
+
+template <class EntryName>
+StateDict read_state(const io::CheckpointReader& reader, const StateDict& wanted,
+                     EntryName&& entry_name) {
+  StateDict state;
+  for (const NamedTensor& named : wanted)
+    state.push_back({named.name, reader.tensor(entry_name(named.name))});
+  return state;
+}
+
+/// The newest intact checkpoint of a folder, or the file itself.
+std::optional<io::CheckpointReader> open_checkpoint(const fs::path& path, Console& console) {
+  if (!fs::is_directory(path)) return io::CheckpointReader(path);
+  const fs::path folder = fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
+  auto loaded = io::CheckpointFolder(folder).newest();
+  if (!loaded) return std::nullopt;
+  for (const std::string& notice : loaded->notices) console.warn(notice);
+  return std::move(loaded->reader);
+}
+
+void check_same_model(const std::string& saved, const std::string& current,
+                      const std::string& source) {
+  const auto old_values = config_values(saved, source);
+  const auto new_values = config_values(current, "the command line");
+  std::string differences;
+  for (size_t i = 0; i < old_values.size(); ++i) {
+    const auto& [key, value] = old_values[i];
+    if (std::find(std::begin(kModelKeys), std::end(kModelKeys), key) == std::end(kModelKeys))
+      continue;
+    if (value == new_values[i].second) continue;
+    differences += fmt::format("{}{} ('{}' saved, '{}' given)", differences.empty() ? "" : ", ",
+                               key, value, new_values[i].second);
+  }
+  WEFT_CHECK(differences.empty(), ConfigError,
+             "resume: {} is of another model: {}; --resume never starts anew", source, differences);
+}
+
+}  // namespace
+
+RunWriter::RunWriter(const TrainConfig& config)
+    : config_(config), folder_(config.out_dir), checkpoints_(folder_ / "checkpoints") {
+  std::error_code error;
+  fs::create_directories(folder_, error);
+  WEFT_CHECK(!error, IoError, "run folder '{}': cannot be made: {}", folder_.string(),
+             error.message());
+  const std::string lock_path = (folder_ / ".lock").string();
+  lock_ = ::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  WEFT_CHECK(lock_ >= 0, IoError, "run folder '{}': cannot be written: {}", folder_.string(),
+             std::strerror(errno));
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    ::close(lock_);
+    throw_error<IoError>("run folder '{}': another process trains in it", folder_.string());
+  }
+}
+
+RunWriter::~RunWriter() {
+  ::close(lock_);
+}
+
+bool RunWriter::reports_to(const std::string& target) const {
+  return std::find(config_.report_to.begin(), config_.report_to.end(), target) !=
+         config_.report_to.end();
+}
+
+bool RunWriter::resume(RunState& state, const std::string& config_text,
+                       const io::Tokenizer& tokenizer, Console& console) {
+  checkpoints_.remove_leftovers();
+  if (config_.resume == "never") return false;
+  const bool automatic = config_.resume == "auto";
+  std::optional<io::CheckpointReader> reader;
+  if (automatic) {
+    if (fs::is_directory(checkpoints_.path()))
+      reader = open_checkpoint(checkpoints_.path(), console);
+    if (!reader) return false;
+  } else {
+    WEFT_CHECK(fs::exists(config_.resume), IoError,
+               "--resume: '{}' does not exist; allowed are auto, never and a checkpoint",
+               config_.resume);
+    reader = open_checkpoint(config_.resume, console);
+    WEFT_CHECK(reader, IoError, "--resume: there is no checkpoint in '{}'", config_.resume);
+  }
+  const std::string source = "'" + reader->path().string() + "'";
+  const std::string saved_config = reader->text("config");
+  check_same_model(saved_config, config_text, source);
+  WEFT_CHECK(reader->text("tokenizer") == tokenizer.to_json(), ConfigError,
+             "resume: {} was trained with another tokenizer than that of --data {}", source,
+             config_.data);
+
+  StateDict model = read_state(*reader, state.model.state_dict(), model_entry);
+  StateDict optimizer = read_state(*reader, state.optimizer.state_dict(), optimizer_entry);
+  state.model.load_state_dict(model);
+  state.optimizer.load_state_dict(optimizer);
+  state.dropout.set_state(reader->generator("dropout"));
+  state.steps_done = reader->get_int("steps_done");
+  console.info(
+      fmt::format("resumed after step {} from {}", state.steps_done, reader->path().string()));
+  return true;
+}
+
+void RunWriter::begin(int64_t steps_done, const std::string& config_text,
+                      const io::Tokenizer& tokenizer) {
+  io::write_file_atomically(folder_ / "config.ini", config_text);
+  io::write_file_atomically(folder_ / "tokenizer.json", tokenizer.to_json());
+  if (reports_to("csv"))
+    metrics_.emplace(folder_ / "metrics.csv", steps_done > 0 ? steps_done : -1);
+  if (reports_to("tensorboard")) {
+    events_.emplace(folder_, steps_done > 0 ? steps_done + 1 : 0);
+    events_->text("config", "```\n" + config_text + "```", steps_done);
+  }
+}
+
+void RunWriter::add_metrics(const io::MetricValues& values) {
+  pending_.insert(pending_.end(), values.begin(), values.end());
+}
+
+void RunWriter::flush_metrics(int64_t step) {
+  if (metrics_) metrics_->write(step, pending_);
+  if (events_) {
+    for (const auto& [tag, value] : pending_) events_->scalar(tag, value, step);
+  }
+  pending_.clear();
+}
+
+void RunWriter::log_sample(int64_t step, const std::string& text) {
+  std::ofstream file(folder_ / "samples.txt", std::ios::app | std::ios::binary);
+  file << "--- step " << step << "\n" << text << "\n\n";
+  file.flush();
+  WEFT_CHECK(file.good(), IoError, "'{}': cannot be written", (folder_ / "samples.txt").string());
+  if (events_) events_->text("sample", "```\n" + text + "\n```", step);
+}
+
+std::string RunWriter::save(const RunState& state, const std::string& config_text,
+                            const io::Tokenizer& tokenizer) {
+  checkpoints_.save(state.steps_done, config_.keep_checkpoints, [&](io::CheckpointWriter& writer) {
+    writer.add_int("steps_done", state.steps_done);
+    writer.add_text("config", config_text);
+    writer.add_text("tokenizer", tokenizer.to_json());
+    writer.add_generator("dropout", state.dropout.state());
+    for (const auto& [name, tensor] : state.model.state_dict())
+      writer.add(model_entry(name), tensor);
+    for (const auto& [name, tensor] : state.optimizer.state_dict())
+      writer.add(optimizer_entry(name), tensor);
+  });
+  return checkpoints_.path_of(state.steps_done).string();
+}
+
+LoadedRun load_run(const fs::path& path, Console& console) {
+  WEFT_CHECK(fs::exists(path), IoError, "run '{}' does not exist", path.string());
+  const std::optional<io::CheckpointReader> reader = open_checkpoint(path, console);
+  WEFT_CHECK(reader, IoError, "run '{}' has no checkpoint", path.string());
+  LoadedRun run;
+  run.checkpoint = reader->path();
+  run.steps_done = reader->get_int("steps_done");
+  Options options("train", "", "");
+  run.config.add_to(options);
+  options.parse_config(reader->text("config"), run.checkpoint.string());
+  run.tokenizer = io::parse_tokenizer(reader->text("tokenizer"), run.checkpoint.string());
+  run.model = run.config.model.make_model(run.tokenizer->vocab_size(), run.config.seed);
+  run.model->load_state_dict(read_state(*reader, run.model->state_dict(), model_entry));
+  run.model->eval();
+  return run;
+}
+
+}  // namespace weft::apps

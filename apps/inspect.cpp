@@ -1,0 +1,141 @@
+#include <filesystem>
+#include <iostream>
+#include <map>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "weft/io/checkpoint.h"
+#include "weft/io/token_dataset.h"
+#include "weft/tensor/error.h"
+
+#include "commands.h"
+#include "common/console.h"
+#include "common/exit_code.h"
+#include "common/options.h"
+
+namespace weft::apps {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+Json inspect_checkpoint(const fs::path& path) {
+  const io::CheckpointReader reader(path);
+  Json result = {{"kind", "checkpoint"},
+                 {"path", path.string()},
+                 {"producer", reader.producer()},
+                 {"bytes", static_cast<int64_t>(fs::file_size(path))},
+                 {"intact", true}};
+  if (reader.has("steps_done")) result["step"] = reader.get_int("steps_done");
+  std::map<std::string, int64_t> parts;
+  int64_t parameters = 0;
+  Json tensors = Json::array();
+  for (const io::CheckpointEntry& entry : reader.entries()) {
+    if (entry.kind != io::CheckpointEntry::Kind::tensor) continue;
+    const bool is_weight = entry.name.starts_with("weights.");
+    if (is_weight) {
+      parameters += entry.shape.numel();
+      const auto has = [&entry](const char* part) {
+        return entry.name.find(part) != std::string::npos;
+      };
+      parts[has("embed_tokens") ? "embedding"
+            : has("self_attn")  ? "attention"
+            : has(".mlp.")      ? "mlp"
+            : has("norm")       ? "norm"
+                                : "head"] += entry.shape.numel();
+    }
+    tensors.push_back({{"name", entry.name},
+                       {"dtype", std::string(to_string(entry.dtype))},
+                       {"shape", std::vector<int64_t>(entry.shape.begin(), entry.shape.end())},
+                       {"bytes", entry.bytes},
+                       {"xxh64", fmt::format("{:016x}", entry.hash)}});
+  }
+  result["parameters"] = parameters;
+  result["parts"] = parts;
+  result["tensors"] = tensors;
+  if (reader.has("config")) result["config"] = reader.text("config");
+  return result;
+}
+
+Json inspect_dataset(const fs::path& path) {
+  const io::TokenDataset dataset(path);
+  return {{"kind", "dataset"},
+          {"path", path.string()},
+          {"bytes", static_cast<int64_t>(fs::file_size(path))},
+          {"tokenizer", dataset.tokenizer()->name()},
+          {"tokenizer_hash", dataset.tokenizer()->hash()},
+          {"vocab_size", dataset.vocab_size()},
+          {"train_tokens", dataset.train()->size()},
+          {"valid_tokens", dataset.valid()->size()}};
+}
+
+/// A run folder: its newest checkpoint, and which others there are.
+Json inspect_run(const fs::path& path) {
+  const fs::path checkpoint = io::find_checkpoint(path);
+  Json result = inspect_checkpoint(checkpoint);
+  result["kind"] = "run";
+  result["checkpoints"] = io::CheckpointFolder(checkpoint.parent_path()).steps();
+  return result;
+}
+
+Json inspect_path(const fs::path& path) {
+  if (!fs::exists(path)) throw IoError(fmt::format("inspect: '{}' does not exist", path.string()));
+  if (fs::is_directory(path)) return inspect_run(path);
+  if (!io::is_hdf5_file(path)) {
+    throw IoError(
+        fmt::format("inspect: '{}' is neither a run folder nor an HDF5 file", path.string()));
+  }
+  try {
+    return inspect_dataset(path);
+  } catch (const IoError& not_a_dataset) {
+    try {
+      return inspect_checkpoint(path);
+    } catch (const IoError& not_a_checkpoint) {
+      throw IoError(
+          fmt::format("inspect: '{}' is no usable file: as a dataset: {}; as a checkpoint: {}",
+                      path.string(), not_a_dataset.what(), not_a_checkpoint.what()));
+    }
+  }
+}
+
+void print_text(const Json& result) {
+  for (const auto& [key, value] : result.items()) {
+    if (key == "tensors") {
+      std::cout << "tensors\n";
+      for (const Json& tensor : value) {
+        std::cout << fmt::format(
+            "  {:<64} {:<5} {:<16} {:>12} {}\n", tensor["name"].get<std::string>(),
+            tensor["dtype"].get<std::string>(), tensor["shape"].dump(),
+            tensor["bytes"].get<int64_t>(), tensor["xxh64"].get<std::string>());
+      }
+    } else if (key == "config") {
+      std::cout << "config\n" << value.get<std::string>();
+    } else {
+      std::cout << fmt::format("{:<16}{}\n", key,
+                               value.is_string() ? value.get<std::string>() : value.dump());
+    }
+  }
+}
+
+}  // namespace
+
+int inspect(const std::vector<std::string>& arguments) {
+  std::string format = "text";
+  Options options("inspect",
+                  "Shows what a checkpoint, dataset or run folder holds, and verifies it.",
+                  "weft inspect runs/a", "PATH");
+  options.add("format", &format, "of the result on stdout", {"text", "json"}).not_in_config();
+  if (!options.parse(arguments)) return kDone;
+  if (options.positional().size() != 1)
+    throw UsageError("inspect: needs one path; weft inspect --help");
+  const Json result = inspect_path(options.positional().front());
+  if (format == "json") {
+    std::cout << result.dump(2) << "\n";
+  } else {
+    print_text(result);
+  }
+  return kDone;
+}
+
+}  // namespace weft::apps

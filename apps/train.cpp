@@ -1,0 +1,42 @@
+#include <iostream>
+
+#include <fmt/format.h>
+
+#include "weft/tensor/parallel.h"
+
+#include "commands.h"
+#include "common/exit_code.h"
+#include "common/options.h"
+#include "common/train_config.h"
+#include "common/trainer.h"
+
+namespace weft::apps {
+
+int train(const std::vector<std::string>& arguments) {
+  TrainConfig config;
+  Options options("train",
+                  "Trains a decoder language model and keeps everything of it in a run folder.",
+                  "weft train --data kjv.txt --attention full --out-dir runs/a --max-steps 300");
+  config.add_to(options);
+  if (!options.parse(arguments)) return kDone;
+  config.validate();
+  if (config.print_config) {
+    std::cout << options.to_config(/*by_origin=*/true);
+    return kDone;
+  }
+  if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
+
+  Console console(config.console);
+  Trainer trainer(config, options.to_config(), console);
+  trainer.describe();
+  if (config.dry_run) return kDone;
+  try {
+    return trainer.run();
+  } catch (const NonFiniteError& error) {
+    console.error(
+        fmt::format("{}; the last checkpoint in {} is good", error.what(), config.out_dir));
+    return kCheckFailed;
+  }
+}
+
+}  // namespace weft::apps
