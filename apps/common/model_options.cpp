@@ -4,8 +4,17 @@
 
 #include "weft/attention/registry.h"
 #include "weft/tensor/check.h"
+#include "weft/tensor/ops/matmul.h"
 
 namespace weft::apps {
+
+namespace {
+
+DType fastest_dtype(Device device) {
+  return has_fast_bf16_matmul(device) ? DType::bf16 : DType::f32;
+}
+
+}  // namespace
 
 void ModelOptions::add_to(Options& options) {
   options.group("Model");
@@ -25,8 +34,10 @@ void ModelOptions::add_to(Options& options) {
   options.add("dropout", &dropout, "probability of dropping", {0, 0.99});
   options.add("init-std", &init_std, "standard deviation of the initial weights", {1e-6, 10});
   options.add("tie-embeddings", &tie_embeddings, "use the embedding as output head");
-  options.add("dtype", &dtype, "type of activations and products; parameters stay f32",
-              {"f32", "bf16"});
+  options.add(
+      "dtype", &dtype,
+      "type of activations and products, parameters stay f32; auto takes bf16 where it is fast",
+      {"auto", "f32", "bf16"});
   options.add("recompute", &recompute, "what backward computes again to save memory",
               {"none", "block"});
 }
@@ -41,7 +52,7 @@ nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size) const {
   config.dropout = dropout;
   config.tie_embeddings = tie_embeddings;
   config.init_std = init_std;
-  config.compute_dtype = parse_dtype(dtype);
+  config.compute_dtype = dtype == "auto" ? fastest_dtype(kCpu) : parse_dtype(dtype);
   config.recompute = recompute == "block" ? nn::Recompute::block : nn::Recompute::none;
   nn::validate(config);
   return config;

@@ -1,16 +1,11 @@
 #include "common/run.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include "weft/io/atomic_file.h"
+#include "weft/io/report.h"
 #include "weft/tensor/check.h"
 
 namespace weft::apps {
@@ -58,7 +53,8 @@ StateDict read_state(const io::CheckpointReader& reader, const StateDict& wanted
 /// The newest intact checkpoint of a folder, or the file itself.
 std::optional<io::CheckpointReader> open_checkpoint(const fs::path& path, Console& console) {
   if (!fs::is_directory(path)) return io::CheckpointReader(path);
-  const fs::path folder = fs::is_directory(path / "checkpoints") ? path / "checkpoints" : path;
+  const io::RunFolder run(path);
+  const fs::path folder = run.has_run() ? run.checkpoints().path() : path;
   auto loaded = io::CheckpointFolder(folder).newest();
   if (!loaded) return std::nullopt;
   for (const std::string& notice : loaded->notices) console.warn(notice);
@@ -84,24 +80,9 @@ void check_same_model(const std::string& saved, const std::string& current,
 
 }  // namespace
 
-RunWriter::RunWriter(const TrainConfig& config)
-    : config_(config), folder_(config.out_dir), checkpoints_(folder_ / "checkpoints") {
-  std::error_code error;
-  fs::create_directories(folder_, error);
-  WEFT_CHECK(!error, IoError, "run folder '{}': cannot be made: {}", folder_.string(),
-             error.message());
-  const std::string lock_path = (folder_ / ".lock").string();
-  lock_ = ::open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  WEFT_CHECK(lock_ >= 0, IoError, "run folder '{}': cannot be written: {}", folder_.string(),
-             std::strerror(errno));
-  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    ::close(lock_);
-    throw_error<IoError>("run folder '{}': another process trains in it", folder_.string());
-  }
-}
-
-RunWriter::~RunWriter() {
-  ::close(lock_);
+RunWriter::RunWriter(const TrainConfig& config) : config_(config), folder_(config.out_dir) {
+  folder_.create();
+  lock_.emplace(folder_);
 }
 
 bool RunWriter::reports_to(const std::string& target) const {
@@ -111,13 +92,11 @@ bool RunWriter::reports_to(const std::string& target) const {
 
 bool RunWriter::resume(RunState& state, const std::string& config_text,
                        const io::Tokenizer& tokenizer, Console& console) {
-  checkpoints_.remove_leftovers();
   if (config_.resume == "never") return false;
   const bool automatic = config_.resume == "auto";
   std::optional<io::CheckpointReader> reader;
   if (automatic) {
-    if (fs::is_directory(checkpoints_.path()))
-      reader = open_checkpoint(checkpoints_.path(), console);
+    if (folder_.has_run()) reader = open_checkpoint(folder_.path(), console);
     if (!reader) return false;
   } else {
     WEFT_CHECK(fs::exists(config_.resume), IoError,
@@ -146,12 +125,14 @@ bool RunWriter::resume(RunState& state, const std::string& config_text,
 
 void RunWriter::begin(int64_t steps_done, const std::string& config_text,
                       const io::Tokenizer& tokenizer) {
-  io::write_file_atomically(folder_ / "config.ini", config_text);
-  io::write_file_atomically(folder_ / "tokenizer.json", tokenizer.to_json());
-  if (reports_to("csv"))
-    metrics_.emplace(folder_ / "metrics.csv", steps_done > 0 ? steps_done : -1);
+  folder_.write_config(config_text);
+  io::write_file_atomically(folder_.path() / "tokenizer.json", tokenizer.to_json());
+  // The report is drawn from the metrics, so it needs them as well.
+  if (reports_to("csv") || reports_to("html")) {
+    metrics_.emplace(folder_.metrics(), steps_done > 0 ? steps_done : -1);
+  }
   if (reports_to("tensorboard")) {
-    events_.emplace(folder_, steps_done > 0 ? steps_done + 1 : 0);
+    events_.emplace(folder_.path(), steps_done > 0 ? steps_done + 1 : 0);
     events_->text("config", "```\n" + config_text + "```", steps_done);
   }
 }
@@ -169,16 +150,14 @@ void RunWriter::flush_metrics(int64_t step) {
 }
 
 void RunWriter::log_sample(int64_t step, const std::string& text) {
-  std::ofstream file(folder_ / "samples.txt", std::ios::app | std::ios::binary);
-  file << "--- step " << step << "\n" << text << "\n\n";
-  file.flush();
-  WEFT_CHECK(file.good(), IoError, "'{}': cannot be written", (folder_ / "samples.txt").string());
+  folder_.append_sample(step, text);
   if (events_) events_->text("sample", "```\n" + text + "\n```", step);
 }
 
 std::string RunWriter::save(const RunState& state, const std::string& config_text,
                             const io::Tokenizer& tokenizer) {
-  checkpoints_.save(state.steps_done, config_.keep_checkpoints, [&](io::CheckpointWriter& writer) {
+  const io::CheckpointFolder checkpoints = folder_.checkpoints();
+  checkpoints.save(state.steps_done, config_.keep_checkpoints, [&](io::CheckpointWriter& writer) {
     writer.add_int("steps_done", state.steps_done);
     writer.add_text("config", config_text);
     writer.add_text("tokenizer", tokenizer.to_json());
@@ -188,7 +167,11 @@ std::string RunWriter::save(const RunState& state, const std::string& config_tex
     for (const auto& [name, tensor] : state.optimizer.state_dict())
       writer.add(optimizer_entry(name), tensor);
   });
-  return checkpoints_.path_of(state.steps_done).string();
+  return checkpoints.path_of(state.steps_done).string();
+}
+
+void RunWriter::write_report(const std::vector<std::pair<std::string, std::string>>& facts) {
+  if (reports_to("html")) io::write_report(folder_, facts);
 }
 
 LoadedRun load_run(const fs::path& path, Console& console) {

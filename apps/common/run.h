@@ -10,6 +10,7 @@
 
 #include "weft/io/checkpoint.h"
 #include "weft/io/metrics.h"
+#include "weft/io/run_folder.h"
 #include "weft/io/tensorboard.h"
 #include "weft/io/tokenizer.h"
 #include "weft/nn/decoder.h"
@@ -37,10 +38,8 @@ class RunWriter {
   /// Makes the folder and takes its lock. Throws IoError where it cannot be written or another
   /// process trains in it.
   explicit RunWriter(const TrainConfig& config);
-  ~RunWriter();
 
-  const std::filesystem::path& folder() const { return folder_; }
-  std::string log_path() const { return (folder_ / "train.log").string(); }
+  const io::RunFolder& folder() const { return folder_; }
 
   /// Loads what --resume asks for into `state`; false when the run starts anew. Throws ConfigError,
   /// listing the keys that differ, when the checkpoint is of another model or tokenizer, and
@@ -57,14 +56,15 @@ class RunWriter {
   /// Saves a checkpoint and returns its path. Throws IoError; older checkpoints are then untouched.
   std::string save(const RunState& state, const std::string& config_text,
                    const io::Tokenizer& tokenizer);
+  /// Writes report.html with these facts ("parameters", "1.2M"), where --report-to asks for it.
+  void write_report(const std::vector<std::pair<std::string, std::string>>& facts);
 
  private:
   bool reports_to(const std::string& target) const;
 
   const TrainConfig& config_;
-  std::filesystem::path folder_;
-  io::CheckpointFolder checkpoints_;
-  int lock_ = -1;
+  io::RunFolder folder_;
+  std::optional<io::RunLock> lock_;
   std::optional<io::MetricsWriter> metrics_;
   std::optional<io::EventWriter> events_;
   io::MetricValues pending_;

@@ -90,11 +90,11 @@ void Trainer::describe() const {
   console_.info(fmt::format("weft {} on cpu, {} threads", version(), num_threads()));
   console_.info(fmt::format("data        {}", data_.description));
   console_.info(fmt::format("model       {} parameters ({})", format_count(parameters), parts));
-  console_.info(fmt::format("attention   {}, {} layers of width {}, {}",
-                            config_.model.attention_schedule.empty()
-                                ? config_.model.attention
-                                : config_.model.attention_schedule,
-                            config_.model.n_layers, config_.model.d_model, config_.model.dtype));
+  console_.info(fmt::format(
+      "attention   {}, {} layers of width {}, {}",
+      config_.model.attention_schedule.empty() ? config_.model.attention
+                                               : config_.model.attention_schedule,
+      config_.model.n_layers, config_.model.d_model, to_string(model_->config().compute_dtype)));
   console_.info(fmt::format("step        {} x {} x {} = {} tokens", config_.grad_accum_steps,
                             config_.batch_size, config_.seq_len, step_tokens));
   console_.info(fmt::format("run         {} steps, {} tokens, {:.1f} tokens per parameter{}",
@@ -115,7 +115,7 @@ RunState Trainer::state() {
 
 int Trainer::run() {
   run_.emplace(config_);
-  console_.attach_file(run_->log_path());
+  console_.attach_file(run_->folder().log().string());
   RunState saved = state();
   run_->resume(saved, config_text_, *data_.tokenizer, console_);
   steps_done_ = saved.steps_done;
@@ -141,13 +141,14 @@ int Trainer::run() {
     if (is_due(config_.sample_every, steps_done_)) sample();
     const int signal = StopSignals::requested();
     if (is_due(config_.save_every, steps_done_) || last || signal != 0) save();
+    if (last || signal != 0) write_report();
     if (signal != 0 && !last) {
       console_.info(fmt::format("stopped by signal {} after step {}; the same command continues",
                                 signal, steps_done_));
       return kSignalBase + signal;
     }
   }
-  console_.info(fmt::format("done: {}", run_->folder().string()));
+  console_.info(fmt::format("done: {}", run_->folder().path().string()));
   return kDone;
 }
 
@@ -218,6 +219,16 @@ void Trainer::sample() {
     ids.push_back(static_cast<int32_t>(id));
   }
   run_->log_sample(steps_done_, config_.sample_prompt + data_.tokenizer->decode(ids));
+}
+
+void Trainer::write_report() {
+  run_->write_report(
+      {{"attention", config_.model.attention_schedule.empty() ? config_.model.attention
+                                                              : config_.model.attention_schedule},
+       {"parameters", format_count(static_cast<double>(model_->num_parameters()))},
+       {"data", data_.description},
+       {"steps", fmt::format("{} of {}", steps_done_, config_.max_steps)},
+       {"weft", version()}});
 }
 
 void Trainer::save() {

@@ -45,6 +45,7 @@ class Trainer {
   void evaluate();
   void sample();
   void save();
+  void write_report();
   double estimated_bytes() const;
 
   TrainConfig config_;
