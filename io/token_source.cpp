@@ -18,8 +18,8 @@ void check_token_ids(std::span<const int32_t> tokens, int64_t vocab_size, int64_
 
 void TextSource::check_range(int64_t position, int64_t count) const {
   WEFT_CHECK(position >= 0 && count >= 0 && count <= size() && position <= size() - count,
-             IndexError, "{}: tokens {} to {} asked for, it has {}", name(), position,
-             position + count, size());
+             IndexError, "{}: {} tokens from {} on asked for, it has {}", name(), count, position,
+             size());
 }
 
 void TextSource::read(int64_t position, std::span<int32_t> inputs,
