@@ -53,8 +53,8 @@ class DecoderBlock final : public Module {
   Residual forward(const Residual& x, const MixerContext& context, double dropout);
   Residual prefill(const Residual& x, MixerCache& cache);
 
-  /// Which part of the block first gives an infinity or NaN: "self_attn", "mlp", or "" when all is finite. `x` is
-  /// replaced by the block's output.
+  /// Which part of the block first gives an infinity or NaN: "self_attn", "mlp", or "" when all is
+  /// finite. `x` is replaced by the block's output.
   std::string find_non_finite(Residual& x);
 
   SequenceMixer& mixer() { return mixer_; }
@@ -110,7 +110,8 @@ class DecoderLM final : public Module {
   Tensor prefill(const Tensor& tokens, DecoderCache& cache);
 
   /// The first part of the model whose output for these tokens holds an infinity or NaN, such as
-  /// "model.layers.3.self_attn"; "the loss" when all are finite. For telling where a run went wrong.
+  /// "model.layers.3.self_attn"; "the loss" when all are finite. For telling where a run went
+  /// wrong.
   std::string find_non_finite(const Tensor& tokens);
 
   int n_layers() const { return static_cast<int>(blocks_.size()); }

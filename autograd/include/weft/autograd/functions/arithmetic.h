@@ -33,8 +33,8 @@ Variable minimum(const Variable& a, const Variable& b);
 Variable minimum(const Variable& a, double b);
 Variable minimum(double a, const Variable& b);
 
-/// The gradient of a is 0 where b is 0. That of b is 0 where a is 0 (the power does not change there
-/// for b > 0) and NaN where a is negative.
+/// The gradient of a is 0 where b is 0. That of b is 0 where a is 0 (the power does not change
+/// there for b > 0) and NaN where a is negative.
 Variable pow(const Variable& a, const Variable& b);
 Variable pow(const Variable& a, double b);
 Variable pow(double a, const Variable& b);
