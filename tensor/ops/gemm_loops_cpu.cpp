@@ -6,24 +6,13 @@
 #include "weft/tensor/dispatch.h"
 
 #include "ops/gemm_cpu.h"
+#include "ops/simd.h"
 
 namespace weft::cpu {
 namespace {
 
-/// One 64-byte register of accumulators.
-template <class Acc>
-struct Lanes {
-  static constexpr int64_t kCount = 64 / sizeof(Acc);
-  typedef Acc Vector __attribute__((vector_size(64)));
-};
-
 /// Rows of c computed together: enough independent sums to hide the latency of one.
 constexpr int64_t kRows = 8;
-
-template <class T>
-accumulator_t<T> load(T value) {
-  return static_cast<accumulator_t<T>>(value);
-}
 
 /// Scratch that a thread keeps for its next call.
 template <class Acc>
@@ -47,7 +36,7 @@ struct Output {
         alpha(static_cast<Acc>(call.alpha)),
         beta(static_cast<Acc>(call.beta)) {}
 
-  /// Sums of elements (row, first...) of c.
+  /// Stores the sums of elements (row, first...) of c.
   void store(int64_t row, int64_t first, const Acc* sums, int64_t count) const {
     C* const to = c.as<C>() + row * c.row_stride + first * c.column_stride;
     for (int64_t j = 0; j < count; ++j) {
@@ -65,90 +54,115 @@ struct Output {
 
 /// sums[r] = sum over k of a[k][r] * b[k][:], for panels packed densely.
 template <class Acc>
-void multiply_panels(int64_t k, const Acc* a, const Acc* b,
-                     typename Lanes<Acc>::Vector (&sums)[kRows]) {
-  using Vector = typename Lanes<Acc>::Vector;
-  for (Vector& sum : sums) sum = Vector{};
+void multiply_panels(int64_t k, const Acc* a, const Acc* b, simd::Vec<Acc> (&sums)[kRows]) {
+  for (simd::Vec<Acc>& sum : sums) sum = simd::Vec<Acc>{};
   for (int64_t i = 0; i < k; ++i) {
-    const Vector row = *reinterpret_cast<const Vector*>(b + i * Lanes<Acc>::kCount);
+    const simd::Vec<Acc> row = simd::load(b + i * simd::kLanes<Acc>);
     for (int64_t r = 0; r < kRows; ++r) sums[r] += a[i * kRows + r] * row;
+  }
+}
+
+/// Element (i, j) of a [rows, columns] matrix to to[i * width + j], zeros in the columns that it
+/// lacks.
+template <class T, class Acc>
+void pack(const T* from, int64_t row_stride, int64_t column_stride, int64_t rows, int64_t columns,
+          int64_t width, Acc* to) {
+  for (int64_t i = 0; i < rows; ++i, to += width) {
+    const T* const row = from + i * row_stride;
+    for (int64_t j = 0; j < columns; ++j) to[j] = static_cast<Acc>(row[j * column_stride]);
+    for (int64_t j = columns; j < width; ++j) to[j] = 0;
   }
 }
 
 template <class T, class C>
 void multiply_matrices(const GemmCall& call) {
   using Acc = accumulator_t<T>;
-  constexpr int64_t kLanes = Lanes<Acc>::kCount;
+  constexpr int64_t kLanes = simd::kLanes<Acc>;
   const int64_t m = call.m, n = call.n, k = call.k;
   const int64_t panels = (n + kLanes - 1) / kLanes;
   Acc* const packed_b = scratch<Acc>(panels * k * kLanes + k * kRows);
   Acc* const packed_a = packed_b + panels * k * kLanes;
-
-  const T* const b = call.b.as<const T>();
+  const auto panel_width = [&](int64_t panel) { return std::min(kLanes, n - panel * kLanes); };
   for (int64_t panel = 0; panel < panels; ++panel) {
-    const int64_t width = std::min(kLanes, n - panel * kLanes);
-    Acc* const to = packed_b + panel * k * kLanes;
-    const T* const from = b + panel * kLanes * call.b.column_stride;
-    for (int64_t i = 0; i < k; ++i) {
-      for (int64_t j = 0; j < width; ++j)
-        to[i * kLanes + j] = load(from[i * call.b.row_stride + j * call.b.column_stride]);
-      for (int64_t j = width; j < kLanes; ++j) to[i * kLanes + j] = 0;
-    }
+    pack(call.b.as<const T>() + panel * kLanes * call.b.column_stride, call.b.row_stride,
+         call.b.column_stride, k, panel_width(panel), kLanes, packed_b + panel * k * kLanes);
   }
-
   const Output<C, Acc> output(call);
-  typename Lanes<Acc>::Vector sums[kRows];
+  simd::Vec<Acc> sums[kRows];
   for (int64_t row = 0; row < m; row += kRows) {
     const int64_t height = std::min(kRows, m - row);
-    const T* const a = call.a.as<const T>() + row * call.a.row_stride;
-    for (int64_t r = 0; r < kRows; ++r) {
-      for (int64_t i = 0; i < k; ++i)
-        packed_a[i * kRows + r] =
-            r < height ? load(a[r * call.a.row_stride + i * call.a.column_stride]) : Acc(0);
-    }
+    pack(call.a.as<const T>() + row * call.a.row_stride, call.a.column_stride, call.a.row_stride, k,
+         height, kRows, packed_a);
     for (int64_t panel = 0; panel < panels; ++panel) {
       multiply_panels<Acc>(k, packed_a, packed_b + panel * k * kLanes, sums);
-      const int64_t width = std::min(kLanes, n - panel * kLanes);
       for (int64_t r = 0; r < height; ++r)
-        output.store(row + r, panel * kLanes, reinterpret_cast<const Acc*>(&sums[r]), width);
+        output.store(row + r, panel * kLanes, reinterpret_cast<const Acc*>(&sums[r]),
+                     panel_width(panel));
     }
   }
+}
+
+/// sums[r] = a[r] . x for kCount dense rows, `stride` apart. How a row is summed does not depend on
+/// the rows beside it.
+template <int kCount, class T, class Acc>
+void dot_rows(const T* a, int64_t stride, const Acc* x, int64_t k, Acc* sums) {
+  constexpr int64_t kLanes = simd::kLanes<Acc>;
+  simd::Vec<Acc> even[kCount] = {}, odd[kCount] = {};
+  const auto add = [&](simd::Vec<Acc>(&to)[kCount], int64_t i, auto lanes) {
+    const simd::Vec<Acc> factor = simd::load(x + i, lanes);
+    for (int r = 0; r < kCount; ++r) to[r] += simd::load(a + r * stride + i, lanes) * factor;
+  };
+  int64_t i = 0;
+  for (; i + 2 * kLanes <= k; i += 2 * kLanes) {
+    add(even, i, simd::Full{});
+    add(odd, i + kLanes, simd::Full{});
+  }
+  if (i + kLanes <= k) {
+    add(even, i, simd::Full{});
+    i += kLanes;
+  }
+  if (i < k) add(odd, i, simd::Tail{static_cast<int>(k - i)});
+  for (int r = 0; r < kCount; ++r) sums[r] = simd::sum_lanes<Acc>(even[r] + odd[r]);
 }
 
 /// One column: c [m, 1] = a [m, k] b [k, 1].
 template <class T, class C>
 void multiply_vector(const GemmCall& call) {
   using Acc = accumulator_t<T>;
-  constexpr int64_t kLanes = Lanes<Acc>::kCount;
   const int64_t m = call.m, k = call.k;
-  const Output<C, Acc> output(call);
   const T* const a = call.a.as<const T>();
-  const bool dense_rows = call.a.column_stride == 1;
-  Acc* const x = scratch<Acc>(k + (dense_rows ? 0 : m));
-  for (int64_t i = 0; i < k; ++i) x[i] = load(call.b.as<const T>()[i * call.b.row_stride]);
-
-  if (dense_rows) {
-    constexpr int64_t kUnroll = 4;
-    for (int64_t row = 0; row < m; ++row) {
-      const T* const from = a + row * call.a.row_stride;
-      Acc parts[kUnroll * kLanes] = {};
-      int64_t i = 0;
-      for (; i + kUnroll * kLanes <= k; i += kUnroll * kLanes) {
-        for (int64_t lane = 0; lane < kUnroll * kLanes; ++lane)
-          parts[lane] += load(from[i + lane]) * x[i + lane];
-      }
-      for (int64_t lane = 0; i < k; ++i, ++lane) parts[lane] += load(from[i]) * x[i];
-      Acc sum = 0;
-      for (const Acc part : parts) sum += part;
-      output.store(row, 0, &sum, 1);
+  const Output<C, Acc> output(call);
+  if (call.a.column_stride == 1) {
+    Acc* const x = scratch<Acc>(k);
+    pack(call.b.as<const T>(), call.b.row_stride, 1, k, 1, 1, x);
+    constexpr int kCount = 4;
+    Acc sums[kCount];
+    const int64_t stride = call.a.row_stride;
+    int64_t row = 0;
+    for (; row + kCount <= m; row += kCount) {
+      dot_rows<kCount>(a + row * stride, stride, x, k, sums);
+      for (int r = 0; r < kCount; ++r) output.store(row + r, 0, sums + r, 1);
+    }
+    for (; row < m; ++row) {
+      dot_rows<1>(a + row * stride, stride, x, k, sums);
+      output.store(row, 0, sums, 1);
     }
     return;
   }
-  Acc* const sums = x + k;
+  Acc* const sums = scratch<Acc>(m);
   std::fill_n(sums, m, Acc(0));
   for (int64_t i = 0; i < k; ++i) {
     const T* const from = a + i * call.a.column_stride;
-    for (int64_t row = 0; row < m; ++row) sums[row] += load(from[row * call.a.row_stride]) * x[i];
+    const Acc factor = static_cast<Acc>(call.b.as<const T>()[i * call.b.row_stride]);
+    if (call.a.row_stride == 1) {
+      simd::for_each_vector<Acc>(m, [&](int64_t row, auto lanes, auto) {
+        simd::store(sums + row,
+                    simd::load(sums + row, lanes) + simd::load(from + row, lanes) * factor, lanes);
+      });
+    } else {
+      for (int64_t row = 0; row < m; ++row)
+        sums[row] += static_cast<Acc>(from[row * call.a.row_stride]) * factor;
+    }
   }
   for (int64_t row = 0; row < m; ++row) output.store(row, 0, sums + row, 1);
 }
