@@ -2,6 +2,7 @@
 // text at the end.
 //   tiny_gpt [TEXT-FILE] [STEPS]
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -21,6 +22,10 @@ namespace {
 std::string read_text(const char* path) {
   if (path != nullptr) {
     std::ifstream file(path, std::ios::binary);
+    if (!file) {
+      std::cerr << "cannot read " << path << "\n";
+      std::exit(1);
+    }
     std::stringstream text;
     text << file.rdbuf();
     return text.str();
