@@ -59,15 +59,26 @@ void check_smoothing(const char* op, double label_smoothing) {
              "{}: label_smoothing must lie in [0, 1], got {}", op, label_smoothing);
 }
 
-/// Rows of logits that are in flight at a time: enough of them that the products run at full speed
-/// and that the weight gradient, which every chunk reads and writes, does not dominate.
+/// Rows of logits held at a time: as many as fit the last-level cache, but where classes are many
+/// enough rows that products run at full speed and that the traffic of the weight and its gradient,
+/// which every chunk reads, does not dominate.
 int64_t choose_chunk_rows(int64_t rows, int64_t classes, size_t element_bytes) {
-  constexpr int64_t kChunkBytes = int64_t{32} << 20;
+  constexpr int64_t kCacheBytes = int64_t{16} << 20;
+  constexpr int64_t kMaxBytes = int64_t{128} << 20;
+  constexpr int64_t kGoodRows = 512;
   constexpr int64_t kMinRows = 64;
-  const int64_t fitting = kChunkBytes / (classes * static_cast<int64_t>(element_bytes));
-  const int64_t largest = std::max(fitting, kMinRows);
+  const int64_t row_bytes = classes * static_cast<int64_t>(element_bytes);
+  const int64_t largest =
+      std::max({kCacheBytes / row_bytes, std::min(kGoodRows, kMaxBytes / row_bytes), kMinRows});
   const int64_t chunks = (rows + largest - 1) / largest;
   return chunks <= 1 ? rows : (rows + chunks - 1) / chunks;
+}
+
+/// The gradients of a chunk's logits: over the logits themselves, each row of a narrower type in
+/// the first part of its row.
+Tensor over_logits(const Tensor& logits, DType dtype) {
+  const auto ratio = static_cast<int64_t>(size_of(logits.dtype()) / size_of(dtype));
+  return {logits.storage(), {logits.shape(), {logits.strides()[0] * ratio, 1}, 0}, dtype};
 }
 
 }  // namespace
@@ -166,9 +177,6 @@ LinearCrossEntropyResult linear_cross_entropy_forward(const Tensor& hidden, cons
   Tensor logsumexp_buffer = empty({chunk}, accumulator, device);
   // Gradients of the logits are kept for a loss of each row of 1, in [-1, 1], so that f16 holds
   // them; the mean comes in as a factor of the products.
-  Tensor dlogits_buffer = hidden.dtype() == accumulator || !want_gradients
-                              ? logits_buffer
-                              : empty({chunk, classes}, hidden.dtype(), device);
   const double scale = checked.counted == 0 ? 0.0 : 1.0 / static_cast<double>(checked.counted);
 
   for (int64_t start = 0; start < n; start += chunk) {
@@ -184,7 +192,7 @@ LinearCrossEntropyResult linear_cross_entropy_forward(const Tensor& hidden, cons
       kForward(device)(chunk_rows, losses, logsumexp, stream);
       continue;
     }
-    Tensor dlogits = dlogits_buffer.slice(0, 0, stop - start);
+    Tensor dlogits = over_logits(logits, hidden.dtype());
     kBoth(device)(chunk_rows, losses, dlogits, stream);
     if (options.want_dhidden) {
       Tensor dhidden = result.dhidden.slice(0, start, stop);

@@ -160,11 +160,12 @@ void both(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits) {
   A* const logits = params.logits.data<A>();
   A* const loss = losses.data<A>();
   T* const out = dlogits.data<T>();
+  const int64_t out_stride = dlogits.strides()[0];
   const A everywhere = rows.smoothing / static_cast<A>(rows.classes);
   parallel_for(0, params.logits.size(0), row_grain(rows.classes), [&](int64_t begin, int64_t end) {
     std::vector<A> shifts(static_cast<size_t>((rows.classes + kRowBlock - 1) / kRowBlock));
     for (int64_t row = begin; row < end; ++row) {
-      T* const to = out + row * rows.classes;
+      T* const to = out + row * out_stride;
       if (rows.ignored(row)) {
         loss[row] = 0;
         std::fill(to, to + rows.classes, T(0));
@@ -195,8 +196,11 @@ void both(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits) {
         const int64_t count = std::min(kRowBlock, rows.classes - start);
         const A scale = std::exp(shifts[block] - lse);
         if (target >= start && target < start + count) target_p = x[target] * scale;
+        // Where dlogits lies over the logits, its elements are no wider: writes stay behind reads.
         for_each_vector<A>(count, [&](int64_t i, auto lanes, auto) {
-          store(to + start + i, load(x + start + i, lanes) * scale - everywhere, lanes);
+          const simd::Vec<A> p = load(x + start + i, lanes) * scale;
+          // As exp_nonpositive: the products to come must not meet subnormal numbers.
+          store(to + start + i, (p < A(0x1p-100) ? simd::Vec<A>{} : p) - everywhere, lanes);
         });
       }
       to[target] = T(target_p - everywhere - (1 - rows.smoothing));

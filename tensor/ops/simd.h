@@ -136,7 +136,7 @@ inline void store(T* to, Vec<accumulator_t<T>> value, Full = {}) {
 template <class T>
 inline Vec<accumulator_t<T>> load(const T* from, Tail tail) {
   T lanes[kLanes<accumulator_t<T>>] = {};
-  for (int lane = 0; lane < tail.count; ++lane) lanes[lane] = from[lane];
+  std::memcpy(static_cast<void*>(lanes), from, static_cast<size_t>(tail.count) * sizeof(T));
   return load(lanes);
 }
 
@@ -144,7 +144,7 @@ template <class T>
 inline void store(T* to, Vec<accumulator_t<T>> value, Tail tail) {
   T lanes[kLanes<accumulator_t<T>>];
   store(lanes, value);
-  for (int lane = 0; lane < tail.count; ++lane) to[lane] = lanes[lane];
+  std::memcpy(static_cast<void*>(to), lanes, static_cast<size_t>(tail.count) * sizeof(T));
 }
 
 /// Zero in the lanes that do not exist, so that a sum leaves them out.

@@ -20,8 +20,8 @@ inline Vec<A> map(Vec<A> v, Function function) {
 
 #if defined(__AVX512F__)
 namespace detail {
-/// e^x for x in [-104, 89] or NaN.
-inline Vec<float> bounded_exp(Vec<float> x) {
+/// e^x for x in [-104, 89] or NaN; 0 in the lanes that are not `kept`.
+inline Vec<float> bounded_exp(Vec<float> x, __mmask16 kept = 0xffff) {
   // x = n ln 2 + r
   const Vec<float> n = std::bit_cast<Vec<float>>(_mm512_maskz_roundscale_ps(
       0xffff, std::bit_cast<__m512>(x * weft::detail::kLog2E), _MM_FROUND_TO_NEAREST_INT));
@@ -33,7 +33,7 @@ inline Vec<float> bounded_exp(Vec<float> x) {
   q = q * r + 0x1.fffffcp-2f;
   const Vec<float> p = 1.0f + (r + r * r * q);
   return std::bit_cast<Vec<float>>(
-      _mm512_maskz_scalef_ps(0xffff, std::bit_cast<__m512>(p), std::bit_cast<__m512>(n)));
+      _mm512_maskz_scalef_ps(kept, std::bit_cast<__m512>(p), std::bit_cast<__m512>(n)));
 }
 }  // namespace detail
 #endif
@@ -51,15 +51,18 @@ inline Vec<float> exp(Vec<float> x) {
 #endif
 }
 
-/// e^x for x <= 0.
+/// e^x for x <= 0, and 0 below -69 in float (results under 2^-100): sums and gradients of softmax
+/// do not miss them, and a product with a subnormal number takes a hundred times longer.
 inline Vec<double> exp_nonpositive(Vec<double> x) {
   return exp(x);
 }
 inline Vec<float> exp_nonpositive(Vec<float> x) {
 #if defined(__AVX512F__)
-  return detail::bounded_exp(max(broadcast(-104.0f), x));
+  const __mmask16 kept = _mm512_cmp_ps_mask(std::bit_cast<__m512>(x), _mm512_set1_ps(-69.0f),
+                                            _CMP_NLT_UQ);  // and NaN
+  return detail::bounded_exp(x, kept);
 #else
-  return exp(x);
+  return x < -69.0f ? Vec<float>{} : exp(x);
 #endif
 }
 
