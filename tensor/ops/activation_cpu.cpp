@@ -10,23 +10,24 @@ namespace weft {
 namespace {
 
 using simd::load;
-using simd::sigmoid;
 using simd::store;
 using simd::Vec;
 
-// Each has value(x) and slope(x), the derivative.
+// Each has value(x) and slope(x), the derivative, to the precision of elements stored as T.
 
-template <class A>
+template <class T>
 struct Silu {
-  static Vec<A> value(Vec<A> x) { return x * sigmoid(x); }
+  using A = accumulator_t<T>;
+  static Vec<A> value(Vec<A> x) { return x * simd::sigmoid_as<T>(x); }
   static Vec<A> slope(Vec<A> x) {
-    const Vec<A> s = sigmoid(x);
+    const Vec<A> s = simd::sigmoid_as<T>(x);
     return s + x * s * (A(1) - s);
   }
 };
 
-template <class A>
+template <class T>
 struct GeluExact {
+  using A = accumulator_t<T>;
   static Vec<A> distribution(Vec<A> x) {
     constexpr A kScale = static_cast<A>(1 / std::numbers::sqrt2);
     return A(0.5) + A(0.5) * simd::map<A>(x * kScale, [](A lane) { return verf(lane); });
@@ -38,13 +39,14 @@ struct GeluExact {
   }
 };
 
-/// (1 + tanh(u)) / 2 is sigmoid(2u).
-template <class A>
+/// (1 + tanh(u)) / 2 is simd::sigmoid_as<T>(2u).
+template <class T>
 struct GeluTanh {
+  using A = accumulator_t<T>;
   static constexpr A kLinear =
       static_cast<A>(2 * std::numbers::sqrt2 * std::numbers::inv_sqrtpi);  // 2 sqrt(2 / pi)
   static constexpr A kCubic = static_cast<A>(0.044715) * kLinear;
-  static Vec<A> gate(Vec<A> x) { return sigmoid(x * (kLinear + kCubic * x * x)); }
+  static Vec<A> gate(Vec<A> x) { return simd::sigmoid_as<T>(x * (kLinear + kCubic * x * x)); }
   static Vec<A> value(Vec<A> x) { return x * gate(x); }
   static Vec<A> slope(Vec<A> x) {
     const Vec<A> s = gate(x);
@@ -79,14 +81,13 @@ void backward(const Tensor& dy, const Tensor& x, Tensor& dx) {
 /// Calls body with the function object type of `activation` for elements of T.
 template <class T, class Body>
 void dispatch(Activation activation, Body&& body) {
-  using A = accumulator_t<T>;
   switch (activation) {
     case Activation::silu:
-      return body.template operator()<Silu<A>>();
+      return body.template operator()<Silu<T>>();
     case Activation::gelu_exact:
-      return body.template operator()<GeluExact<A>>();
+      return body.template operator()<GeluExact<T>>();
     case Activation::gelu_tanh:
-      return body.template operator()<GeluTanh<A>>();
+      return body.template operator()<GeluTanh<T>>();
   }
 }
 
@@ -98,7 +99,7 @@ void swiglu_forward(const Tensor& gate, const Tensor& up, Tensor& y) {
   const T* const ups = up.data<T>();
   T* const to = y.data<T>();
   simd::for_each_vector<A>(loop, [&](const auto& at, auto lanes) {
-    const auto value = Silu<A>::value(load(gates + at[0], lanes));
+    const auto value = Silu<T>::value(load(gates + at[0], lanes));
     store(to + at[2], value * load(ups + at[1], lanes), lanes);
   });
 }
@@ -118,7 +119,7 @@ void swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up, Ten
     const auto d = load(grad + at[0], lanes);
     const auto g = load(gates + at[1], lanes);
     const auto u = load(ups + at[2], lanes);
-    const auto s = sigmoid(g);
+    const auto s = simd::sigmoid_as<T>(g);
     const auto value = g * s;
     store(to_up + at[4], d * value, lanes);
     store(to_gate + at[3], d * u * (s + value * (A(1) - s)), lanes);

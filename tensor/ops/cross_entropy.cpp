@@ -74,13 +74,6 @@ int64_t choose_chunk_rows(int64_t rows, int64_t classes, size_t element_bytes) {
   return chunks <= 1 ? rows : (rows + chunks - 1) / chunks;
 }
 
-/// The gradients of a chunk's logits: over the logits themselves, each row of a narrower type in
-/// the first part of its row.
-Tensor over_logits(const Tensor& logits, DType dtype) {
-  const auto ratio = static_cast<int64_t>(size_of(logits.dtype()) / size_of(dtype));
-  return {logits.storage(), {logits.shape(), {logits.strides()[0] * ratio, 1}, 0}, dtype};
-}
-
 }  // namespace
 
 Tensor mean_loss(const Tensor& losses, int64_t counted) {
@@ -177,6 +170,9 @@ LinearCrossEntropyResult linear_cross_entropy_forward(const Tensor& hidden, cons
   Tensor logsumexp_buffer = empty({chunk}, accumulator, device);
   // Gradients of the logits are kept for a loss of each row of 1, in [-1, 1], so that f16 holds
   // them; the mean comes in as a factor of the products.
+  Tensor dlogits_buffer = hidden.dtype() == accumulator || !want_gradients
+                              ? logits_buffer
+                              : empty({chunk, classes}, hidden.dtype(), device);
   const double scale = checked.counted == 0 ? 0.0 : 1.0 / static_cast<double>(checked.counted);
 
   for (int64_t start = 0; start < n; start += chunk) {
@@ -192,7 +188,7 @@ LinearCrossEntropyResult linear_cross_entropy_forward(const Tensor& hidden, cons
       kForward(device)(chunk_rows, losses, logsumexp, stream);
       continue;
     }
-    Tensor dlogits = over_logits(logits, hidden.dtype());
+    Tensor dlogits = dlogits_buffer.slice(0, 0, stop - start);
     kBoth(device)(chunk_rows, losses, dlogits, stream);
     if (options.want_dhidden) {
       Tensor dhidden = result.dhidden.slice(0, start, stop);

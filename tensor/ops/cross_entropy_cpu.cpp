@@ -52,7 +52,7 @@ struct RunningSum {
     max = std::max(max, highest);
     // A row that is -infinity so far: any finite shift leaves its exponentials 0.
     if (max == -std::numeric_limits<A>::infinity()) return 0;
-    sum *= std::exp(before - max);
+    if (sum != 0) sum *= std::exp(before - max);
     return max;
   }
   A logsumexp() const {
@@ -160,12 +160,11 @@ void both(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits) {
   A* const logits = params.logits.data<A>();
   A* const loss = losses.data<A>();
   T* const out = dlogits.data<T>();
-  const int64_t out_stride = dlogits.strides()[0];
   const A everywhere = rows.smoothing / static_cast<A>(rows.classes);
   parallel_for(0, params.logits.size(0), row_grain(rows.classes), [&](int64_t begin, int64_t end) {
     std::vector<A> shifts(static_cast<size_t>((rows.classes + kRowBlock - 1) / kRowBlock));
     for (int64_t row = begin; row < end; ++row) {
-      T* const to = out + row * out_stride;
+      T* const to = out + row * rows.classes;
       if (rows.ignored(row)) {
         loss[row] = 0;
         std::fill(to, to + rows.classes, T(0));
@@ -194,9 +193,10 @@ void both(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits) {
       for (size_t block = 0; block < shifts.size(); ++block) {
         const int64_t start = static_cast<int64_t>(block) * kRowBlock;
         const int64_t count = std::min(kRowBlock, rows.classes - start);
-        const A scale = std::exp(shifts[block] - lse);
+        const A scale =
+            (shifts[block] == running.max ? A(1) : std::exp(shifts[block] - running.max)) /
+            running.sum;
         if (target >= start && target < start + count) target_p = x[target] * scale;
-        // Where dlogits lies over the logits, its elements are no wider: writes stay behind reads.
         for_each_vector<A>(count, [&](int64_t i, auto lanes, auto) {
           const simd::Vec<A> p = load(x + start + i, lanes) * scale;
           // As exp_nonpositive: the products to come must not meet subnormal numbers.

@@ -19,8 +19,8 @@ void cross_entropy_forward_cpu(const CrossEntropyRows& rows, Tensor& losses, Ten
 /// dlogits [N, V] dense, of the logits' type; dlosses [N] of the accumulator type, any stride.
 void cross_entropy_backward_cpu(const CrossEntropyRows& rows, const Tensor& logsumexp,
                                 const Tensor& dlosses, Tensor& dlogits, Stream stream);
-/// Both at once, for dlosses of 1. Destroys the logits (f32 or f64); dlogits, of any type computed
-/// in that, has dense rows that may start where those of the logits do.
+/// Both at once, for dlosses of 1. Destroys the logits (f32 or f64); dlogits is dense, of any type
+/// computed in that, and may be the logits.
 void cross_entropy_both_cpu(CrossEntropyRows& rows, Tensor& losses, Tensor& dlogits, Stream stream);
 
 }  // namespace weft

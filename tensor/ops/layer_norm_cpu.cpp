@@ -1,6 +1,6 @@
-// Each row is read from memory once; the later looks at it hit the first-level cache. Backward
-// takes four rows at a time, so that the sums of dgain and dbias are loaded and stored once for
-// four rows.
+// Each row is read from memory once; the later looks at it hit a near cache. Rows go four at a
+// time: parameters and the sums of their gradients are loaded and stored once for them, and the
+// latency of one row's reductions hides behind the others.
 #include <cmath>
 
 #include "weft/tensor/dispatch.h"
@@ -17,47 +17,72 @@ using simd::for_each_vector;
 using simd::load;
 using simd::store;
 
+/// Rows taken at a time.
+constexpr int kGroup = 4;
+
 template <class T>
-void forward(LayerNormForwardParams& params) {
+struct ForwardRows {
   using A = accumulator_t<T>;
-  const int64_t length = params.x.size(1);
-  const int64_t x_stride = params.x.strides()[0];
-  const T* const x = params.x.data<T>();
-  const A* const gain = params.gain.data<A>();
-  const A* const bias = params.bias.defined() ? params.bias.data<A>() : nullptr;
-  T* const y = params.y.data<T>();
-  A* const means = params.mean.data<A>();
-  A* const rstds = params.rstd.data<A>();
-  const A scale = A(1) / static_cast<A>(length);
-  const A eps = static_cast<A>(params.eps);
-  parallel_for(0, params.x.size(0), row_grain(length), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* const in = x + row * x_stride;
+  const T* x;
+  int64_t x_stride, length;
+  const A *gain, *bias;  // bias may be null
+  A eps;
+  T* y;
+  A *means, *rstds;
+
+  explicit ForwardRows(LayerNormForwardParams& params)
+      : x(params.x.data<T>()),
+        x_stride(params.x.strides()[0]),
+        length(params.x.size(1)),
+        gain(params.gain.data<A>()),
+        bias(params.bias.defined() ? params.bias.data<A>() : nullptr),
+        eps(static_cast<A>(params.eps)),
+        y(params.y.data<T>()),
+        means(params.mean.data<A>()),
+        rstds(params.rstd.data<A>()) {}
+
+  /// kRows rows from `row` on, whose steps do not wait for each other.
+  template <int kRows>
+  void run(int64_t row) const {
+    A mean[kRows];
+    A rstd[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      const T* const in = x + (row + r) * x_stride;
       simd::Accumulators<A> sum;
       for_each_vector<A>(
           length, [&](int64_t i, auto lanes, auto slot) { sum.part[slot] += load(in + i, lanes); });
-      const A mean = sum.sum() * scale;
-      // The squares are summed about the mean: the difference of two sums would cancel.
+      mean[r] = means[row + r] = sum.sum() / static_cast<A>(length);
+    }
+    // The squares are summed about the mean: the difference of two sums would cancel.
+    for (int r = 0; r < kRows; ++r) {
+      const T* const in = x + (row + r) * x_stride;
       simd::Accumulators<A> squares;
       for_each_vector<A>(length, [&](int64_t i, auto lanes, auto slot) {
-        const auto centred = simd::keep(load(in + i, lanes) - mean, lanes);
+        const auto centred = simd::keep(load(in + i, lanes) - mean[r], lanes);
         squares.part[slot] += centred * centred;
       });
-      const A rstd = A(1) / std::sqrt(squares.sum() * scale + eps);
-      means[row] = mean;
-      rstds[row] = rstd;
-      T* const out = y + row * length;
-      for_each_vector<A>(length, [&](int64_t i, auto lanes, auto) {
-        auto value = (load(in + i, lanes) - mean) * rstd * load(gain + i, lanes);
-        if (bias != nullptr) value += load(bias + i, lanes);
-        store(out + i, value, lanes);
-      });
+      rstd[r] = rstds[row + r] = A(1) / std::sqrt(squares.sum() / static_cast<A>(length) + eps);
     }
+    for_each_vector<A>(length, [&](int64_t i, auto lanes, auto) {
+      const auto g = load(gain + i, lanes);
+      const auto shift = bias != nullptr ? load(bias + i, lanes) : simd::Vec<A>{};
+      for (int r = 0; r < kRows; ++r) {
+        const auto centred = load(x + (row + r) * x_stride + i, lanes) - mean[r];
+        store(y + (row + r) * length + i, centred * rstd[r] * g + shift, lanes);
+      }
+    });
+  }
+};
+
+template <class T>
+void forward(LayerNormForwardParams& params) {
+  const ForwardRows<T> rows(params);
+  parallel_for(0, params.x.size(0), row_grain(rows.length), [&](int64_t begin, int64_t end) {
+    int64_t row = begin;
+    for (; row + kGroup <= end; row += kGroup) rows.template run<kGroup>(row);
+    for (; row < end; ++row) rows.template run<1>(row);
   });
 }
-
-/// Rows whose parameter gradients are summed in registers before they go to memory.
-constexpr int kGroup = 4;
 
 template <class T>
 struct BackwardRows {

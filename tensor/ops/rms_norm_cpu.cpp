@@ -1,6 +1,6 @@
-// Each row is read from memory once: the second look at it, to scale it, hits the first-level
-// cache. Backward takes four rows at a time, so that the sums of dgain are loaded and stored once
-// for four rows.
+// Each row is read from memory once: the second look at it, to scale it, hits a near cache. Rows go
+// four at a time: gain and the sums of dgain are loaded and stored once for them, and the latency
+// of one row's reduction hides behind the others.
 #include <cmath>
 
 #include "weft/tensor/dispatch.h"
@@ -17,51 +17,76 @@ using simd::for_each_vector;
 using simd::load;
 using simd::store;
 
+/// Rows taken at a time.
+constexpr int kGroup = 4;
+
 template <class T, bool kResidual>
-void forward(RmsNormForwardParams& params) {
+struct ForwardRows {
   using A = accumulator_t<T>;
-  const int64_t length = params.x.size(1);
-  const T* const x = params.x.data<T>();
-  const int64_t x_stride = params.x.strides()[0];
-  const T* const residual = kResidual ? params.residual.data<T>() : nullptr;
-  const int64_t residual_stride = kResidual ? params.residual.strides()[0] : 0;
-  T* const sum = kResidual ? params.sum.data<T>() : nullptr;
-  const A* const gain = params.gain.data<A>();
-  T* const y = params.y.data<T>();
-  A* const inverse_rms = params.inverse_rms.data<A>();
-  const A scale = A(1) / static_cast<A>(length);
-  const A eps = static_cast<A>(params.eps);
-  parallel_for(0, params.x.size(0), row_grain(length), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* in = x + row * x_stride;
+  const T *x, *residual;
+  int64_t x_stride, residual_stride, length;
+  const A* gain;
+  A eps;
+  T *sum, *y;
+  A* inverse_rms;
+
+  explicit ForwardRows(RmsNormForwardParams& params)
+      : x(params.x.data<T>()),
+        residual(kResidual ? params.residual.data<T>() : nullptr),
+        x_stride(params.x.strides()[0]),
+        residual_stride(kResidual ? params.residual.strides()[0] : 0),
+        length(params.x.size(1)),
+        gain(params.gain.data<A>()),
+        eps(static_cast<A>(params.eps)),
+        sum(kResidual ? params.sum.data<T>() : nullptr),
+        y(params.y.data<T>()),
+        inverse_rms(params.inverse_rms.data<A>()) {}
+
+  /// kRows rows from `row` on, whose steps do not wait for each other.
+  template <int kRows>
+  void run(int64_t row) const {
+    A inverse[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      const T* const in = x + (row + r) * x_stride;
       simd::Accumulators<A> squares;
       if constexpr (kResidual) {
-        const T* const other = residual + row * residual_stride;
-        T* const total = sum + row * length;
+        const T* const other = residual + (row + r) * residual_stride;
+        T* const total = sum + (row + r) * length;
         for_each_vector<A>(length, [&](int64_t i, auto lanes, auto slot) {
           const auto value = simd::round_to<T>(load(in + i, lanes) + load(other + i, lanes));
           store(total + i, value, lanes);
           squares.part[slot] += value * value;
         });
-        in = total;
       } else {
         for_each_vector<A>(length, [&](int64_t i, auto lanes, auto slot) {
           const auto value = load(in + i, lanes);
           squares.part[slot] += value * value;
         });
       }
-      const A inverse = A(1) / std::sqrt(squares.sum() * scale + eps);
-      inverse_rms[row] = inverse;
-      T* const out = y + row * length;
-      for_each_vector<A>(length, [&](int64_t i, auto lanes, auto) {
-        store(out + i, load(in + i, lanes) * inverse * load(gain + i, lanes), lanes);
-      });
+      inverse[r] = A(1) / std::sqrt(squares.sum() / static_cast<A>(length) + eps);
+      inverse_rms[row + r] = inverse[r];
     }
+    const T* const in = kResidual ? sum : x;
+    const int64_t in_stride = kResidual ? length : x_stride;
+    for_each_vector<A>(length, [&](int64_t i, auto lanes, auto) {
+      const auto g = load(gain + i, lanes);
+      for (int r = 0; r < kRows; ++r) {
+        const auto value = load(in + (row + r) * in_stride + i, lanes);
+        store(y + (row + r) * length + i, value * inverse[r] * g, lanes);
+      }
+    });
+  }
+};
+
+template <class T, bool kResidual>
+void forward(RmsNormForwardParams& params) {
+  const ForwardRows<T, kResidual> rows(params);
+  parallel_for(0, params.x.size(0), row_grain(rows.length), [&](int64_t begin, int64_t end) {
+    int64_t row = begin;
+    for (; row + kGroup <= end; row += kGroup) rows.template run<kGroup>(row);
+    for (; row < end; ++row) rows.template run<1>(row);
   });
 }
-
-/// Rows whose dgain is summed in registers before it goes to memory.
-constexpr int kGroup = 4;
 
 template <class T, bool kSum>
 struct BackwardRows {

@@ -13,34 +13,51 @@ namespace {
 using simd::load;
 using simd::store;
 
+/// The heads of one token: vectors of T, `step` apart.
+template <class T>
+struct Heads {
+  T* first;
+  int64_t step;
+};
+
 template <class T>
 struct RopeLoop {
   using A = accumulator_t<T>;
-  int64_t begin, half, channels;
+  int64_t begin, half, channels, heads;
   A sign;  // of the sines
 
-  /// One head of one token. `in` and `out` are equal or apart.
-  void turn(const T* in, T* out, const A* cosines) const {
+  /// All heads of one token; each pair of angles is loaded once. `in` and `out` are equal or apart.
+  void turn(Heads<const T> in, Heads<T> out, const A* cosines) const {
+    if (out.first != in.first) copy_the_rest(in, out);
     const A* const sines = cosines + half;
-    if (out != in) {
-      if (begin > 0) std::memcpy(out, in, static_cast<size_t>(begin) * sizeof(T));
-      const int64_t end = begin + 2 * half;
-      if (end < channels) {
-        std::memcpy(out + end, in + end, static_cast<size_t>(channels - end) * sizeof(T));
-      }
-    }
-    const T* const low = in + begin;
-    const T* const high = low + half;
-    T* const out_low = out + begin;
-    T* const out_high = out_low + half;
     simd::for_each_vector<A>(half, [&](int64_t i, auto lanes, auto) {
       const auto c = load(cosines + i, lanes);
       const auto s = load(sines + i, lanes) * sign;
-      const auto a = load(low + i, lanes);
-      const auto b = load(high + i, lanes);
-      store(out_low + i, a * c - b * s, lanes);
-      store(out_high + i, b * c + a * s, lanes);
+      const T* low = in.first + begin + i;
+      T* to = out.first + begin + i;
+      for (int64_t head = 0; head < heads; ++head) {
+        const auto a = load(low, lanes);
+        const auto b = load(low + half, lanes);
+        store(to, a * c - b * s, lanes);
+        store(to + half, b * c + a * s, lanes);
+        low += in.step;
+        to += out.step;
+      }
     });
+  }
+
+ private:
+  /// The channels that do not turn.
+  void copy_the_rest(Heads<const T> in, Heads<T> out) const {
+    const auto copy = [&](int64_t from, int64_t to) {
+      if (from == to) return;
+      for (int64_t head = 0; head < heads; ++head) {
+        std::memcpy(static_cast<void*>(out.first + head * out.step + from),
+                    in.first + head * in.step + from, static_cast<size_t>(to - from) * sizeof(T));
+      }
+    };
+    copy(0, begin);
+    copy(begin + 2 * half, channels);
   }
 };
 
@@ -53,6 +70,7 @@ void rope_typed(RopeParams& params) {
   const RopeLoop<T> loop{.begin = params.begin,
                          .half = params.table.size(1) / 2,
                          .channels = x.size(3),
+                         .heads = heads,
                          .sign = params.inverse ? A(-1) : A(1)};
   const Strides& in_strides = x.strides();
   const Strides& out_strides = params.out.strides();
@@ -69,13 +87,8 @@ void rope_typed(RopeParams& params) {
           const int64_t row = rows == nullptr ? params.first_row + t
                                               : rows[b * row_strides[0] + t * row_strides[1]];
           const A* const cosines = table + row * 2 * loop.half;
-          const T* from = in + b * in_strides[0] + t * in_strides[1];
-          T* to = out + b * out_strides[0] + t * out_strides[1];
-          for (int64_t head = 0; head < heads; ++head) {
-            loop.turn(from, to, cosines);
-            from += in_strides[2];
-            to += out_strides[2];
-          }
+          loop.turn({in + b * in_strides[0] + t * in_strides[1], in_strides[2]},
+                    {out + b * out_strides[0] + t * out_strides[1], out_strides[2]}, cosines);
         }
       });
 }

@@ -84,4 +84,26 @@ inline Vec<float> sigmoid(Vec<float> x) {
 #endif
 }
 
+/// sigmoid() to the precision of values that are stored as T: within 2^-12 of the true value,
+/// relative, for bf16, which costs half as much.
+template <class T>
+inline Vec<accumulator_t<T>> sigmoid_as(Vec<accumulator_t<T>> x) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  if constexpr (std::is_same_v<T, bf16>) {
+    const Vec<float> t = x * -weft::detail::kLog2E;
+    const Vec<float> f = std::bit_cast<Vec<float>>(_mm512_maskz_reduce_ps(
+        0xffff, std::bit_cast<__m512>(t), _MM_FROUND_TO_NEG_INF));  // t - floor(t)
+    Vec<float> p = broadcast(0x1.3f96a4p-4f);                       // 2^f by a minimax fit
+    p = p * f + 0x1.cefc4cp-3f;
+    p = p * f + 0x1.64444cp-1f;
+    p = p * f + 0x1.fff632p-1f;
+    const Vec<float> e = std::bit_cast<Vec<float>>(
+        _mm512_maskz_scalef_ps(0xffff, std::bit_cast<__m512>(p), std::bit_cast<__m512>(t)));
+    return std::bit_cast<Vec<float>>(
+        _mm512_maskz_rcp14_ps(0xffff, std::bit_cast<__m512>(1.0f + e)));
+  }
+#endif
+  return sigmoid(x);
+}
+
 }  // namespace weft::simd

@@ -59,9 +59,10 @@ std::vector<double> product(std::vector<double> a, const std::vector<double>& b)
 class Activation : public testing::TestWithParam<DType> {
  protected:
   DType dtype() const { return GetParam(); }
-  /// One rounding of the result beside the error of computing in f32.
+  /// One rounding of the result beside the error of computing it.
   double relative() const {
-    return dtype() == DType::f64 ? 1e-13 : test::rounding_error(dtype()) + 1e-6;
+    const double computing = dtype() == DType::bf16 ? 0x1p-12 : 1e-6;
+    return dtype() == DType::f64 ? 1e-13 : test::rounding_error(dtype()) + computing;
   }
   double absolute() const {
     return dtype() == DType::f64 ? 1e-10 : 1e-6 + test::underflow_error(dtype());
