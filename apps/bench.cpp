@@ -14,6 +14,7 @@
 #include "common/memory.h"
 #include "common/model_options.h"
 #include "common/options.h"
+#include "common/train_config.h"
 #include "common/training_step.h"
 #include "common/version.h"
 
@@ -54,6 +55,10 @@ int bench_step(const std::vector<std::string>& arguments) {
       "--batch-size 16 "
       "--vocab-size 256 --format json");
   config.add_to(options);
+  TrainConfig train_config;
+  Options train_options("train", "", "");
+  train_config.add_to(train_options);
+  options.accept_config_of(train_options);
   if (!options.parse(arguments)) return kDone;
   if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
 

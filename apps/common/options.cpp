@@ -234,6 +234,11 @@ Options& Options::required() {
   return *this;
 }
 
+Options& Options::accept_config_of(const Options& other) {
+  for (const auto& [key, value] : other.values()) ignored_keys_.push_back(key);
+  return *this;
+}
+
 Options::Option* Options::find(std::string_view name) {
   const auto found = std::find_if(options_.begin(), options_.end(),
                                   [&](const Option& o) { return o.name == name; });
@@ -288,6 +293,7 @@ bool Options::parse(const std::vector<std::string>& arguments) {
     }
     config_option = config_option || option.in_config;
   }
+  config_option = config_option || !ignored_keys_.empty();
   description.add_options()("help,h", "");
   if (config_option) description.add_options()("config,c", po::value<std::string>(), "");
   description.add_options()("positional-arguments", po::value<std::vector<std::string>>(), "");
@@ -376,6 +382,9 @@ void Options::parse_config(const std::string& text, const std::string& source) {
     }
     const std::string key = trim(line.substr(0, equals));
     Option* option = find(key);
+    if (option == nullptr &&
+        std::find(ignored_keys_.begin(), ignored_keys_.end(), key) != ignored_keys_.end())
+      continue;
     if (option == nullptr || !option->in_config) unknown(key, where);
     if (std::find(seen.begin(), seen.end(), key) != seen.end()) {
       throw UsageError(fmt::format("{}: key '{}' is given twice", where, key));

@@ -59,6 +59,10 @@ class Options {
   Options& not_in_config();
   Options& required();
 
+  /// Config files made for `other` may be given to --config: its keys that are unknown here are
+  /// passed over.
+  Options& accept_config_of(const Options& other);
+
   /// Reads the arguments after the subcommand's name, and the file of --config. Returns false when
   /// --help was asked for (and printed to stdout). Throws UsageError.
   bool parse(const std::vector<std::string>& arguments);
@@ -110,6 +114,7 @@ class Options {
   std::string config_path_;
   std::vector<Option> options_;
   std::vector<std::string> positional_values_;
+  std::vector<std::string> ignored_keys_;  // of accept_config_of()
 };
 
 /// The entry of `known` closest to `name` by edit distance, or "" when none is close.
