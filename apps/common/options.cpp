@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iostream>
 #include <numeric>
+#include <optional>
 #include <sstream>
 
 #include <boost/program_options.hpp>
@@ -61,6 +62,69 @@ size_t edit_distance(std::string_view a, std::string_view b) {
   return row.back();
 }
 
+/// The text after `key =`. What a bare line could not hold (line feeds, blanks at the ends) stands
+/// in double quotes with the escapes \\n \\r \\t \\" \\\\.
+std::string to_config_value(const std::string& text) {
+  const bool plain = trim(text) == text && text.find_first_of("\n\r\t") == std::string::npos &&
+                     !text.starts_with('"');
+  if (plain) return text;
+  std::string quoted = "\"";
+  for (const char c : text) {
+    switch (c) {
+      case '\n':
+        quoted += "\\n";
+        break;
+      case '\r':
+        quoted += "\\r";
+        break;
+      case '\t':
+        quoted += "\\t";
+        break;
+      case '"':
+      case '\\':
+        quoted += '\\';
+        [[fallthrough]];
+      default:
+        quoted += c;
+    }
+  }
+  return quoted + '"';
+}
+
+std::string from_config_value(const std::string& text) {
+  if (!text.starts_with('"')) return text;
+  std::string value;
+  for (size_t i = 1; i < text.size(); ++i) {
+    if (text[i] == '"' && i + 1 == text.size()) return value;
+    if (text[i] == '"') break;
+    if (text[i] != '\\') {
+      value += text[i];
+      continue;
+    }
+    constexpr std::string_view kEscapes = "nrt\"\\";
+    constexpr std::string_view kMeanings = "\n\r\t\"\\";
+    const size_t escape = ++i < text.size() ? kEscapes.find(text[i]) : std::string_view::npos;
+    if (escape == std::string_view::npos) break;
+    value += kMeanings[escape];
+  }
+  throw UsageError(fmt::format(
+      "{} is not a well-formed text in double quotes (escapes are \\n \\r \\t \\\" \\\\)",
+      text.substr(0, 80)));
+}
+
+std::string read_config_file(const std::string& path) {
+  constexpr size_t kMostBytes = size_t{1} << 20;
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMostBytes + 1, '\0');
+  if (!file.read(text.data(), static_cast<std::streamsize>(text.size())) && !file.eof())
+    throw UsageError(fmt::format("--config: cannot read '{}'", path));
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (text.size() > kMostBytes)
+    throw UsageError(
+        fmt::format("--config: '{}' is no config file: it is longer than 1 MiB", path));
+  return text;
+}
+
 const char* to_string(Origin origin) {
   switch (origin) {
     case Origin::default_value:
@@ -101,7 +165,10 @@ int64_t parse_size(const std::string& text) {
     factor = 1024 * 1024;
   } else if (suffix == "G") {
     factor = 1024 * 1024 * 1024;
-  } else if (!suffix.empty() || error == std::errc::invalid_argument) {
+  } else if (!suffix.empty()) {
+    factor = 0;
+  }
+  if (factor == 0 || error == std::errc::invalid_argument) {
     throw UsageError(fmt::format("'{}' is not a whole number (64k and 1M are allowed)", text));
   }
   if (error == std::errc::result_out_of_range || __builtin_mul_overflow(value, factor, &value)) {
@@ -323,16 +390,13 @@ bool Options::parse(const std::vector<std::string>& arguments) {
     std::cout << help();
     return false;
   }
+  std::optional<std::string> config_path;
   for (const po::option& given : parsed) {
-    if (given.string_key == "config") config_path_ = given.value.at(0);
+    if (given.string_key != "config") continue;
+    if (config_path) throw UsageError("--config is given twice");
+    config_path = given.value.at(0);
   }
-  if (!config_path_.empty()) {
-    std::ifstream file(config_path_);
-    std::stringstream text;
-    if (!(text << file.rdbuf()))
-      throw UsageError(fmt::format("--config: cannot read '{}'", config_path_));
-    parse_config(text.str(), config_path_);
-  }
+  if (config_path) parse_config(read_config_file(*config_path), *config_path);
   read_environment();
   std::vector<std::string> seen;
   for (const po::option& given : parsed) {
@@ -390,7 +454,14 @@ void Options::parse_config(const std::string& text, const std::string& source) {
       throw UsageError(fmt::format("{}: key '{}' is given twice", where, key));
     }
     seen.push_back(key);
-    assign(*option, trim(line.substr(equals + 1)), Origin::file, fmt::format("{}: {}", where, key));
+    const std::string shown_name = fmt::format("{}: {}", where, key);
+    std::string value;
+    try {
+      value = from_config_value(trim(line.substr(equals + 1)));
+    } catch (const UsageError& error) {
+      throw UsageError(fmt::format("{}: {}", shown_name, error.what()));
+    }
+    assign(*option, value, Origin::file, shown_name);
   }
 }
 
@@ -458,7 +529,7 @@ std::string Options::to_config(bool by_origin) const {
   const auto list = [&](auto&& wanted) {
     for (const Option& option : options_) {
       if (option.in_config && wanted(option))
-        text += fmt::format("{} = {}\n", option.name, option.get());
+        text += fmt::format("{} = {}\n", option.name, to_config_value(option.get()));
     }
   };
   if (!by_origin) {

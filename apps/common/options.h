@@ -66,7 +66,9 @@ class Options {
   /// Reads the arguments after the subcommand's name, and the file of --config. Returns false when
   /// --help was asked for (and printed to stdout). Throws UsageError.
   bool parse(const std::vector<std::string>& arguments);
-  /// Reads only a config file, as a saved run has it. `source` names it in errors.
+  /// Reads only a config file, as a saved run has it: lines `key = value`, where a value may stand
+  /// in double quotes, and comments from '#' or ';' at the start of a line. `source` names it in
+  /// errors.
   void parse_config(const std::string& text, const std::string& source);
 
   const std::vector<std::string>& positional() const { return positional_values_; }
@@ -74,7 +76,7 @@ class Options {
   bool given(std::string_view name) const { return origin(name) != Origin::default_value; }
 
   std::string help() const;
-  /// Config keys and their values, in order of declaration.
+  /// Config keys and their values as given, in order of declaration.
   std::vector<std::pair<std::string, std::string>> values() const;
   /// All config keys with their values: itself a valid config file. In order of declaration, or
   /// grouped by where the values came from.
@@ -111,7 +113,6 @@ class Options {
   std::string example_;
   std::string positional_name_;
   std::string current_group_ = "Options";
-  std::string config_path_;
   std::vector<Option> options_;
   std::vector<std::string> positional_values_;
   std::vector<std::string> ignored_keys_;  // of accept_config_of()
