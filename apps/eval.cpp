@@ -1,3 +1,4 @@
+#include <cmath>
 #include <iostream>
 
 #include <fmt/format.h>
@@ -14,9 +15,17 @@
 namespace weft::apps {
 namespace {
 
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string quoted;
+  for (const char c : text) quoted.append(c == '"' ? 2 : 1, c);
+  return fmt::format("\"{}\"", quoted);
+}
+
 void print(const nlohmann::ordered_json& result, const std::string& format) {
   if (format == "json") {
-    std::cout << result.dump(2) << "\n";
+    std::cout << result.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
+              << "\n";
     return;
   }
   std::string header;
@@ -25,7 +34,7 @@ void print(const nlohmann::ordered_json& result, const std::string& format) {
     const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
     if (format == "csv") {
       header += (header.empty() ? "" : ",") + key;
-      row += (row.empty() ? "" : ",") + text;
+      row += (row.empty() ? "" : ",") + csv_field(text);
     } else {
       std::cout << fmt::format("{:<16}{}\n", key, text);
     }
@@ -106,6 +115,10 @@ int evaluate(const std::vector<std::string>& arguments) {
          {"checkpoint", run.checkpoint.string()},
          {"step", run.steps_done}},
         format);
+  if (!std::isfinite(report.loss)) {
+    console.error(fmt::format("the loss of {} is {}", run.checkpoint.string(), report.loss));
+    return kCheckFailed;
+  }
   if (max_bits_per_byte > 0 && report.bits_per_byte > max_bits_per_byte) {
     console.error(fmt::format("{:.4f} bits per byte exceed --max-bits-per-byte {}",
                               report.bits_per_byte, max_bits_per_byte));

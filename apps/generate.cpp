@@ -7,6 +7,7 @@
 
 #include "weft/io/tokenizer.h"
 #include "weft/nn/generation.h"
+#include "weft/tensor/ops/compare.h"
 #include "weft/tensor/parallel.h"
 
 #include "commands.h"
@@ -65,6 +66,11 @@ int generate(const std::vector<std::string>& arguments) {
 
   Console console(messages);
   const LoadedRun run = load_run(run_path, console);
+  for (const auto& [name, parameter] : run.model->named_parameters()) {
+    if (all_finite(parameter.data())) continue;
+    console.error(fmt::format("parameter {} of {} is not finite", name, run.checkpoint.string()));
+    return kCheckFailed;
+  }
   std::vector<int64_t> ids;
   for (const int32_t id : run.tokenizer->encode(prompt)) ids.push_back(id);
   if (ids.empty())

@@ -131,7 +131,7 @@ int inspect(const std::vector<std::string>& arguments) {
     throw UsageError("inspect: needs one path; weft inspect --help");
   const Json result = inspect_path(options.positional().front());
   if (format == "json") {
-    std::cout << result.dump(2) << "\n";
+    std::cout << result.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";
   } else {
     print_text(result);
   }

@@ -1,10 +1,14 @@
+#include <csignal>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <new>
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "weft/tensor/error.h"
 
@@ -63,25 +67,58 @@ int run(const std::vector<std::string>& arguments) {
                                close.empty() ? "" : fmt::format(", did you mean '{}'", close)));
 }
 
+/// Opens what the caller closed of the standard streams, so that no data file gets the number of
+/// one and messages land in it. A closed stdout stays one that cannot be written.
+void keep_standard_streams() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(descriptor, F_GETFD) >= 0) continue;
+    // The lowest free number is this one.
+    [[maybe_unused]] const int opened =
+        open("/dev/null", descriptor == STDERR_FILENO ? O_WRONLY : O_RDONLY);
+  }
+}
+
+/// One line, whatever the text quotes from a file or an argument.
+void print_error(std::string text) {
+  for (char& c : text) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = c == '\n' ? ' ' : '?';
+  }
+  fmt::print(stderr, "weft: {}\n", text);
+}
+
+/// False when not everything printed has reached stdout (a full disk).
+bool flush_stdout() {
+  return std::cout.flush().good() && std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+}
+
+int run_guarded(const std::vector<std::string>& arguments) {
+  try {
+    return run(arguments);
+  } catch (const UsageError& error) {
+    print_error(error.what());
+    return kUsage;
+  } catch (const ConfigError& error) {
+    // Options that only the library can judge, such as head counts that do not divide.
+    print_error(error.what());
+    return kUsage;
+  } catch (const std::bad_alloc&) {
+    print_error("out of memory");
+    return kFailed;
+  } catch (const std::exception& error) {
+    print_error(error.what());
+    return kFailed;
+  }
+}
+
 }  // namespace
 }  // namespace weft::apps
 
 int main(int argc, char** argv) {
   using namespace weft::apps;
-  try {
-    return run({argv + 1, argv + argc});
-  } catch (const UsageError& error) {
-    fmt::print(stderr, "weft: {}\n", error.what());
-    return kUsage;
-  } catch (const weft::ConfigError& error) {
-    // Options that only the library can judge, such as head counts that do not divide.
-    fmt::print(stderr, "weft: {}\n", error.what());
-    return kUsage;
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "weft: out of memory\n");
-    return kFailed;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "weft: {}\n", error.what());
-    return kFailed;
-  }
+  keep_standard_streams();
+  std::signal(SIGXFSZ, SIG_IGN);  // a limit on file size is an error like a full disk
+  const int code = run_guarded({argv + 1, argv + argc});
+  if (flush_stdout() || code != kDone) return code;
+  print_error("stdout cannot be written");
+  return kFailed;
 }

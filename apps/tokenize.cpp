@@ -1,8 +1,11 @@
 #include "weft/io/tokenize.h"
 
 #include <filesystem>
+#include <system_error>
 
 #include <fmt/format.h>
+
+#include "weft/io/text.h"
 
 #include "commands.h"
 #include "common/console.h"
@@ -38,6 +41,12 @@ int tokenize(const std::vector<std::string>& arguments) {
                          options.positional().end());
   if (settings.inputs.empty())
     throw UsageError("--input is required; weft tokenize --help lists all");
+
+  for (const auto& input : io::list_text_files(settings.inputs)) {
+    std::error_code other;  // a target that is not there yet is another file
+    if (std::filesystem::equivalent(input, out, other))
+      throw UsageError(fmt::format("--out: '{}' is one of the inputs", out));
+  }
 
   Console console(messages);
   const io::TokenizeSummary summary = io::tokenize_to_dataset(settings, out);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "weft/io/run_folder.h"
 #include "weft/tensor/parallel.h"
 
 #include "commands.h"
@@ -33,8 +34,11 @@ int train(const std::vector<std::string>& arguments) {
   try {
     return trainer.run();
   } catch (const NonFiniteError& error) {
-    console.error(
-        fmt::format("{}; the last checkpoint in {} is good", error.what(), config.out_dir));
+    const std::vector<int64_t> kept = io::RunFolder(config.out_dir).checkpoints().steps();
+    console.error(fmt::format("{}; {}", error.what(),
+                              kept.empty() ? "there is no checkpoint yet"
+                                           : fmt::format("the checkpoint of step {} in {} is kept",
+                                                         kept.back(), config.out_dir)));
     return kCheckFailed;
   }
 }

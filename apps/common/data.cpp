@@ -19,9 +19,9 @@ std::string describe(const std::string& name, const io::Tokenizer& tokenizer, in
                      format_count(static_cast<double>(valid)));
 }
 
-/// Null for an empty split: nothing is held out.
-std::shared_ptr<const io::TokenSource> unless_empty(std::shared_ptr<const io::TokenSource> source) {
-  return source->size() > 0 ? source : nullptr;
+/// Null where nothing is held out: a prediction takes two tokens.
+std::shared_ptr<const io::TokenSource> if_scorable(std::shared_ptr<const io::TokenSource> source) {
+  return source->size() > 1 ? source : nullptr;
 }
 
 }  // namespace
@@ -37,12 +37,12 @@ Data open_data(const std::string& data, const std::string& tokenizer, double val
   if (io::is_hdf5_file(data)) {
     const io::TokenDataset dataset(data);
     return {describe(data, *dataset.tokenizer(), dataset.train()->size(), dataset.valid()->size()),
-            dataset.tokenizer(), dataset.train(), unless_empty(dataset.valid())};
+            dataset.tokenizer(), dataset.train(), if_scorable(dataset.valid())};
   }
   const io::TokenizedText text = io::tokenize_to_memory(
       {.inputs = {data}, .tokenizer = tokenizer, .valid_fraction = valid_fraction});
   return {describe(data, *text.summary.tokenizer, text.train->size(), text.valid->size()),
-          text.summary.tokenizer, text.train, unless_empty(text.valid)};
+          text.summary.tokenizer, text.train, if_scorable(text.valid)};
 }
 
 }  // namespace weft::apps

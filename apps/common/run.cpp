@@ -81,6 +81,9 @@ void check_same_model(const std::string& saved, const std::string& current,
 }  // namespace
 
 RunWriter::RunWriter(const TrainConfig& config) : config_(config), folder_(config.out_dir) {
+  WEFT_CHECK(config.resume == "auto" || config.resume == "never" || fs::exists(config.resume),
+             IoError, "--resume: '{}' does not exist; allowed are auto, never and a checkpoint",
+             config.resume);
   folder_.create();
   lock_.emplace(folder_);
 }
@@ -99,9 +102,6 @@ bool RunWriter::resume(RunState& state, const std::string& config_text,
     if (folder_.has_run()) reader = open_checkpoint(folder_.path(), console);
     if (!reader) return false;
   } else {
-    WEFT_CHECK(fs::exists(config_.resume), IoError,
-               "--resume: '{}' does not exist; allowed are auto, never and a checkpoint",
-               config_.resume);
     reader = open_checkpoint(config_.resume, console);
     WEFT_CHECK(reader, IoError, "--resume: there is no checkpoint in '{}'", config_.resume);
   }
@@ -183,7 +183,11 @@ LoadedRun load_run(const fs::path& path, Console& console) {
   run.steps_done = reader->get_int("steps_done");
   Options options("train", "", "");
   run.config.add_to(options);
-  options.parse_config(reader->text("config"), run.checkpoint.string());
+  try {
+    options.parse_config(reader->text("config"), run.checkpoint.string());
+  } catch (const UsageError& error) {
+    throw IoError(error.what());  // not of the command line
+  }
   run.tokenizer = io::parse_tokenizer(reader->text("tokenizer"), run.checkpoint.string());
   run.model = run.config.model.make_model(run.tokenizer->vocab_size(), run.config.seed);
   run.model->load_state_dict(read_state(*reader, run.model->state_dict(), model_entry));

@@ -65,6 +65,10 @@ void TrainConfig::validate() const {
         std::pair{"sample-every", sample_every}, std::pair{"save-every", save_every}}) {
     WEFT_CHECK(period != 0, ConfigError, "--{} must be at least 1, or -1 for never; got 0", name);
   }
+  WEFT_CHECK(eval_sequences != 0, ConfigError,
+             "--eval-sequences must be at least 1, or -1 for all; got 0");
+  WEFT_CHECK(!out_dir.empty(), ConfigError, "--out-dir must name a folder; it is empty");
+  WEFT_CHECK(!data.empty(), ConfigError, "--data must name a file or built-in data; it is empty");
   WEFT_CHECK(keep_checkpoints != 0, ConfigError,
              "--keep-checkpoints must be at least 1, or -1 for all; got 0");
   for (const std::string& target : report_to) {

@@ -1,12 +1,14 @@
 #include "common/trainer.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <fmt/format.h>
 
 #include "weft/nn/generation.h"
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/check.h"
+#include "weft/tensor/ops/compare.h"
 #include "weft/tensor/ops/matmul.h"
 #include "weft/tensor/parallel.h"
 
@@ -53,7 +55,10 @@ Trainer::Trainer(const TrainConfig& config, std::string config_text, Console& co
       loader_(data_.train, {.batch_size = config.batch_size,
                             .seq_len = config.seq_len,
                             .micro_batches = config.grad_accum_steps,
-                            .seed = config.seed}) {}
+                            .seed = config.seed}) {
+  // Now rather than at the first sample.
+  if (config_.sample_every > 0) data_.tokenizer->encode(config_.sample_prompt);
+}
 
 double Trainer::estimated_bytes() const {
   const nn::DecoderConfig shape = model_->config();
@@ -197,6 +202,9 @@ void Trainer::evaluate() {
   const LossReport report = evaluate_loss(
       *model_, data_.valid, *data_.tokenizer,
       {.batch_size = config_.batch_size, .seq_len = config_.seq_len, .max_sequences = sequences});
+  if (!std::isfinite(report.loss)) {
+    throw NonFiniteError(fmt::format("step {}: the held-out loss is {}", steps_done_, report.loss));
+  }
   console_.info(
       fmt::format("eval {:05} | loss {:.4f} | perplexity {:.2f} | {:.4f} bits per byte | {} tokens",
                   steps_done_, report.loss, report.perplexity, report.bits_per_byte,
@@ -232,6 +240,13 @@ void Trainer::write_report() {
 }
 
 void Trainer::save() {
+  // The update may have been the one that overflowed; older checkpoints must not give way to it.
+  for (const auto& [name, parameter] : model_->named_parameters()) {
+    if (!all_finite(parameter.data())) {
+      throw NonFiniteError(
+          fmt::format("step {}: parameter {} is not finite after the update", steps_done_, name));
+    }
+  }
   const auto start = Clock::now();
   const std::string path = run_->save(state(), config_text_, *data_.tokenizer);
   console_.info(fmt::format("saved {} in {:.0f} ms", path, 1e3 * seconds_since(start)));

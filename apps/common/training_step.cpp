@@ -82,7 +82,8 @@ TrainingStep::Result TrainingStep::run(int64_t step, const std::vector<io::Batch
     const double share = static_cast<double>(batch.scored) / static_cast<double>(total);
     const nn::Variable loss = model_.loss(batch.inputs, batch.targets, &generator_);
     const double value = loss.data().item<double>();
-    if (!std::isfinite(value)) report_non_finite(step, fmt::format("the loss is {}", value), batch);
+    if (!std::isfinite(value))
+      report_non_finite(step + 1, fmt::format("the loss is {}", value), batch);
     result.loss += share * value;
     loss.backward(full(loss.shape(), share, loss.dtype(), loss.device()));
   }
@@ -90,7 +91,7 @@ TrainingStep::Result TrainingStep::run(int64_t step, const std::vector<io::Batch
   result.grad_norm = optim::grad_norm(parameters);
   if (!std::isfinite(result.grad_norm)) {
     const auto bad = optim::find_non_finite_grad(parameters);
-    throw NonFiniteError(fmt::format("step {}: the gradient of {} is {} at element {}", step,
+    throw NonFiniteError(fmt::format("step {}: the gradient of {} is {} at element {}", step + 1,
                                      bad ? bad->name : "?", bad ? bad->value : result.grad_norm,
                                      bad ? bad->index : 0));
   }
