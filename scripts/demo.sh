@@ -81,8 +81,26 @@ if ((fresh)); then rm -rf "$out/checkpoints"; fi
 if [[ $text ]]; then
   run tokenize tokenize --input "$text" --tokenizer bytes --out "$data"
 fi
-run training train --config "$root/apps/configs/demo.ini" --data "$data" --out-dir "$out" --resume auto \
-  ${train_flags[@]+"${train_flags[@]}"}
+# As many steps as fit into about 200 seconds on this machine, at most what the preset names; a run that goes on keeps
+# its number, since the course of the learning rate depends on it.
+config=$root/apps/configs/demo.ini
+length=()
+if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
+  preset_steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$config")
+  if [[ -r $out/config.ini ]] && ((!fresh)); then
+    steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$out/config.ini")
+  else
+    say "timing a training step"
+    step_ms=$("$weft" bench step --config "$config" --steps 5 --format csv | awk -F, 'NR == 2 {print int($2 + 1)}') ||
+      die "timing a training step failed"
+    steps=$((200000 / step_ms))
+    ((steps <= preset_steps)) || steps=$preset_steps
+    ((steps >= 100)) || steps=100
+  fi
+  length=(--max-steps "$steps")
+fi
+run training train --config "$config" --data "$data" --out-dir "$out" --resume auto \
+  ${length[@]+"${length[@]}"} ${train_flags[@]+"${train_flags[@]}"}
 run evaluation eval --run "$out" --suite loss
 run writing generate --run "$out" --prompt "$prompt" --max-new-tokens 400 --temperature 0.8 --seed 1
 echo
