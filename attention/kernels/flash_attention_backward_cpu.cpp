@@ -151,9 +151,10 @@ class Backward {
     BackwardTile<A> gradients(scratch, p_.dim, p_.value_dim, p_.scale);
 
     const T* const k_rows = at(p_.k, b, s0, kv_head);
-    pack_transposed(k_rows, p_.k.row_stride, count, p_.dim, k_columns, kChunkKeys);
-    pack_transposed(at(p_.v, b, s0, kv_head), p_.v.row_stride, count, p_.value_dim, v_columns,
-                    kChunkKeys);
+    pack_transposed([&](int64_t j) { return at(p_.k, b, s0 + j, kv_head); }, count, p_.dim,
+                    k_columns, kChunkKeys);
+    pack_transposed([&](int64_t j) { return at(p_.v, b, s0 + j, kv_head); }, count, p_.value_dim,
+                    v_columns, kChunkKeys);
     const TileRows<A> k = rows_for_tile(k_rows, p_.k.row_stride, count, p_.dim, k_buffer);
     std::fill_n(dk, count * dim_width_, A(0));
     std::fill_n(dv, count * value_width_, A(0));
@@ -210,14 +211,17 @@ class Backward {
 
   bool fill_bounds(int64_t t0, int64_t rows, int64_t s, int64_t count,
                    typename BackwardTile<A>::Bounds& bounds) const {
-    bool hides = false;
+    // Later rows see later keys.
+    if (p_.visible_keys(t0 + rows - 1, t0 + rows).first <= s &&
+        p_.visible_keys(t0, t0 + 1).last >= s + count) {
+      return false;
+    }
     for (int64_t r = 0; r < rows; ++r) {
       const auto range = p_.visible_keys(t0 + r, t0 + r + 1);
       bounds.first[r] = std::clamp<int64_t>(range.first - s, 0, count);
       bounds.last[r] = std::clamp<int64_t>(range.last - s, 0, count);
-      hides |= bounds.first[r] > 0 || bounds.last[r] < count;
     }
-    return hides;
+    return true;
   }
 
   void add_dq(int64_t b, int64_t t0, int64_t rows, int64_t h, const A* dq, bool first) const {

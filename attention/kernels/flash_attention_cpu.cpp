@@ -69,31 +69,28 @@ class Forward {
   }
 
   void pack_queries(int64_t b, int64_t kv_head, int64_t row0, int64_t rows, A* to) const {
-    const int64_t width = padded<A>(rows);
-    for (int64_t r = 0; r < width; ++r) {
-      if (r < rows) {
-        const T* const q = at(p_.q, b, (row0 + r) / group_, kv_head * group_ + (row0 + r) % group_);
-        for (int64_t d = 0; d < p_.dim; ++d) to[d * kTileRows + r] = static_cast<A>(q[d]);
-      } else {
-        for (int64_t d = 0; d < p_.dim; ++d) to[d * kTileRows + r] = 0;
-      }
-    }
+    pack_transposed(
+        [&](int64_t r) {
+          return at(p_.q, b, (row0 + r) / group_, kv_head * group_ + (row0 + r) % group_);
+        },
+        rows, p_.dim, to, kTileRows);
   }
 
   /// False when every row sees every key of the tile.
   bool fill_bounds(int64_t row0, int64_t rows, int64_t s, int64_t count,
                    typename ForwardTile<A>::Bounds& bounds) const {
-    bool hides = false;
-    for (int64_t r = 0; r < padded<A>(rows); ++r) {
+    const auto range_of = [&](int64_t r) {
       const int64_t t = (row0 + std::min(r, rows - 1)) / group_;
-      const auto range = p_.visible_keys(t, t + 1);
-      const int64_t first = std::clamp<int64_t>(range.first - s, 0, count);
-      const int64_t last = std::clamp<int64_t>(range.last - s, 0, count);
-      hides |= first > 0 || last < count;
-      bounds.first[r] = static_cast<A>(first);
-      bounds.last[r] = static_cast<A>(last);
+      return p_.visible_keys(t, t + 1);
+    };
+    // Later rows see later keys.
+    if (range_of(rows - 1).first <= s && range_of(0).last >= s + count) return false;
+    for (int64_t r = 0; r < padded<A>(rows); ++r) {
+      const auto range = range_of(r);
+      bounds.first[r] = static_cast<A>(std::clamp<int64_t>(range.first - s, 0, count));
+      bounds.last[r] = static_cast<A>(std::clamp<int64_t>(range.last - s, 0, count));
     }
-    return hides;
+    return true;
   }
 
   void write(int64_t b, int64_t kv_head, int64_t row0, int64_t rows,

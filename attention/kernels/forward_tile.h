@@ -54,13 +54,14 @@ class ForwardTile {
   /// Up to kTileKeys keys [count, dim] and values [count, value_dim padded]; all visible to all
   /// rows unless `bounds` are given.
   void absorb(int64_t count, TileRows<A> k, TileRows<A> v, const Bounds* bounds) {
-    const int64_t width = padded<A>(rows_);
-    tile_product<A, TileOrder::rows>(count, width, dim_, k.data, k.stride, queries_, kTileRows,
-                                     scores_, kTileRows, TileStore::overwrite);
-    for (int64_t lane = 0; lane < width; lane += simd::kLanes<A>) softmax(lane, count, bounds);
-    tile_product<A, TileOrder::columns>(
-        rows_, value_width_, count, scores_, kTileRows, v.data, v.stride, output_, value_width_,
-        empty_ ? TileStore::overwrite : TileStore::rescale, factor_);
+    if (bounds == nullptr) {
+      const int64_t width = padded<A>(rows_);
+      score({0, count}, {0, width}, k);
+      softmax({0, width}, {0, count}, nullptr);
+      weigh({0, rows_}, {0, count}, v);
+    } else {
+      absorb_partly(count, k, v, *bounds);
+    }
     empty_ = false;
   }
 
@@ -75,32 +76,87 @@ class ForwardTile {
   bool saw_keys() const { return !empty_; }
 
  private:
-  void softmax(int64_t lane, int64_t count, const Bounds* bounds) {
+  /// Groups of rows see different keys: scores are computed for groups of keys and rows that meet,
+  /// the rest by the keys that a group of rows sees.
+  void absorb_partly(int64_t count, TileRows<A> k, TileRows<A> v, const Bounds& bounds) {
+    constexpr int64_t kGroups = kTileRows / kTileGroup;
+    const int64_t width = padded<A>(rows_);
+    TileRange seen[kGroups];  // keys, by group of rows
+    int64_t groups = 0;
+    for (int64_t row = 0; row < width; row += kTileGroup, ++groups) {
+      const int64_t end = std::min(row + kTileGroup, width);
+      seen[groups] = {
+          static_cast<int64_t>(*std::min_element(bounds.first + row, bounds.first + end)),
+          static_cast<int64_t>(*std::max_element(bounds.last + row, bounds.last + end))};
+    }
+    for (int64_t key = 0; key < count; key += kTileGroup) {
+      const TileRange keys{key, std::min(key + kTileGroup, count)};
+      const auto meets = [&](int64_t group) {
+        return seen[group].first < keys.last && seen[group].last > keys.first;
+      };
+      for (int64_t group = 0; group < groups;) {
+        int64_t end = group;
+        while (end < groups && meets(end)) ++end;
+        if (end > group) score(keys, {group * kTileGroup, std::min(end * kTileGroup, width)}, k);
+        group = std::max(end, group + 1);
+      }
+    }
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t row = group * kTileGroup;
+      softmax({row, std::min(row + kTileGroup, width)}, seen[group], &bounds);
+      weigh({row, std::min(row + kTileGroup, rows_)}, seen[group], v);
+    }
+  }
+
+  void score(TileRange keys, TileRange rows, TileRows<A> k) {
+    tile_product<A, TileOrder::rows>(keys.size(), rows.size(), dim_, k.data + keys.first * k.stride,
+                                     k.stride, queries_ + rows.first, kTileRows,
+                                     scores_ + keys.first * kTileRows + rows.first, kTileRows,
+                                     TileStore::overwrite);
+  }
+
+  void weigh(TileRange rows, TileRange keys, TileRows<A> v) {
+    tile_product<A, TileOrder::columns>(
+        rows.size(), value_width_, keys.size(), scores_ + keys.first * kTileRows + rows.first,
+        kTileRows, v.data + keys.first * v.stride, v.stride, output_ + rows.first * value_width_,
+        value_width_, empty_ ? TileStore::overwrite : TileStore::rescale, factor_ + rows.first);
+  }
+
+  /// Turns the scores of some rows and keys into exp(s - m), with m and z brought up to date.
+  void softmax(TileRange rows, TileRange keys, const Bounds* bounds) {
+    for (int64_t lane = rows.first; lane < rows.last; lane += simd::kLanes<A>)
+      softmax_lanes(lane, keys, bounds);
+  }
+
+  void softmax_lanes(int64_t lane, TileRange keys, const Bounds* bounds) {
     using V = simd::Vec<A>;
     constexpr A kHidden = -std::numeric_limits<A>::infinity();
     A* const column = scores_ + lane;
+    const V before = simd::load(largest_ + lane);
+    V largest = before;
     if (bounds != nullptr) {
       const V first = simd::load(bounds->first + lane);
       const V last = simd::load(bounds->last + lane);
-      for (int64_t j = 0; j < count; ++j) {
+      const V hidden = simd::broadcast(kHidden);
+      for (int64_t j = keys.first; j < keys.last; ++j) {
         const V index = simd::broadcast(static_cast<A>(j));
-        const V score = simd::load(column + j * kTileRows);
-        const V hidden = simd::broadcast(kHidden);
-        const V below = index < last ? score : hidden;
-        simd::store(column + j * kTileRows, index >= first ? below : hidden);
+        V score = simd::load(column + j * kTileRows);
+        score = index < last ? score : hidden;
+        score = index >= first ? score : hidden;
+        largest = simd::max<A>(score, largest);
+        simd::store(column + j * kTileRows, score);
       }
+    } else {
+      for (int64_t j = keys.first; j < keys.last; ++j)
+        largest = simd::max<A>(simd::load(column + j * kTileRows), largest);
     }
-    const V before = simd::load(largest_ + lane);
-    V largest = before;
-    for (int64_t j = 0; j < count; ++j)
-      largest = simd::max<A>(simd::load(column + j * kTileRows), largest);
     simd::store(largest_ + lane, largest);
     // Rows that have seen no key yet must not compute inf - inf.
     const V c = simd::broadcast(static_cast<A>(scale_ * 1.4426950408889634074));
     const V shift = (largest == kHidden ? V{} : largest) * c;
     const V factor = simd::exp2(before * c - shift);
     V sum = simd::load(sum_ + lane) * factor;
-    for (int64_t j = 0; j < count; ++j) {
+    for (int64_t j = keys.first; j < keys.last; ++j) {
       const V p = simd::exp2(simd::load(column + j * kTileRows) * c - shift);
       sum += p;
       simd::store(column + j * kTileRows, p);

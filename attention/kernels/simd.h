@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace weft::attention::simd {
 
@@ -85,6 +86,33 @@ inline Vec<float> exp2(Vec<float> x) {
 inline Vec<double> exp2(Vec<double> x) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = std::exp2(x[i]);
   return x;
+}
+
+namespace detail {
+template <class T, size_t... I>
+inline void interleave(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high, std::index_sequence<I...>) {
+  constexpr int n = kLanes<T>;
+  low = __builtin_shufflevector(a, b, static_cast<int>(I / 2 + (I % 2) * n)...);
+  high = __builtin_shufflevector(a, b, static_cast<int>(n / 2 + I / 2 + (I % 2) * n)...);
+}
+}  // namespace detail
+
+/// Transposes kLanes<T> vectors of kLanes<T> elements: each round of a perfect shuffle moves one
+/// bit of the row index into the column index.
+template <class T>
+inline void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  constexpr int n = kLanes<T>;
+#pragma GCC unroll 8
+  for (int stride = 1; stride < n; stride *= 2) {
+    Vec<T> next[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n / 2; ++i) {
+      detail::interleave<T>(rows[i], rows[i + n / 2], next[2 * i], next[2 * i + 1],
+                            std::make_index_sequence<n>());
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = next[i];
+  }
 }
 
 }  // namespace weft::attention::simd

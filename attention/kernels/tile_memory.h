@@ -1,6 +1,7 @@
 #pragma once
 
 // Bringing rows of a tensor into the form that tile products read.
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -14,6 +15,16 @@ namespace weft::attention {
 /// of scores (16 KiB) and one operand stay in the first-level cache.
 inline constexpr int64_t kTileRows = 64;
 inline constexpr int64_t kTileKeys = 64;
+
+/// Rows or keys that are computed together where a mask cuts a tile: a divisor of both, and a whole
+/// number of vectors.
+inline constexpr int64_t kTileGroup = 16;
+
+/// A part [first, last) of the rows or keys of a tile.
+struct TileRange {
+  int64_t first, last;
+  int64_t size() const { return last > first ? last - first : 0; }
+};
 
 /// `count` rounded up to whole vectors of T.
 template <class T>
@@ -41,15 +52,29 @@ void pack_rows(const T* from, int64_t from_stride, int64_t rows, int64_t columns
   }
 }
 
-/// to[c * to_stride + r] = from[r * from_stride + c]; columns r in [rows, padded rows) become 0.
-template <class A, class T>
-void pack_transposed(const T* from, int64_t from_stride, int64_t rows, int64_t columns, A* to,
-                     int64_t to_stride) {
-  const int64_t end = padded<A>(rows);
-  for (int64_t c = 0; c < columns; ++c) {
-    A* const target = to + c * to_stride;
-    for (int64_t r = 0; r < rows; ++r) target[r] = static_cast<A>(from[r * from_stride + c]);
-    for (int64_t r = rows; r < end; ++r) target[r] = 0;
+/// to[c * to_stride + r] = row(r)[c] for r < rows; columns r in [rows, padded rows) become 0.
+template <class A, class RowAt>
+void pack_transposed(const RowAt& row, int64_t rows, int64_t columns, A* to, int64_t to_stride) {
+  constexpr int64_t n = simd::kLanes<A>;
+  for (int64_t r0 = 0; r0 < rows; r0 += n) {
+    for (int64_t c0 = 0; c0 < columns; c0 += n) {
+      const int64_t width = std::min(n, columns - c0);
+      simd::Vec<A> block[n];
+      for (int64_t r = 0; r < n; ++r) {
+        alignas(simd::kVectorBytes) A values[n] = {};
+        if (r0 + r < rows) {
+          const auto* const from = row(r0 + r) + c0;
+          if (width == n) {
+            for (int64_t c = 0; c < n; ++c) values[c] = static_cast<A>(from[c]);
+          } else {
+            for (int64_t c = 0; c < width; ++c) values[c] = static_cast<A>(from[c]);
+          }
+        }
+        block[r] = simd::load(values);
+      }
+      simd::transpose<A>(block);
+      for (int64_t c = 0; c < width; ++c) simd::store(to + (c0 + c) * to_stride + r0, block[c]);
+    }
   }
 }
 
