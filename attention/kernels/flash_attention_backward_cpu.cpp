@@ -18,11 +18,19 @@
 namespace weft::attention {
 namespace {
 
-/// Keys of one task.
-constexpr int64_t kChunkKeys = 2 * kTileKeys;
-
 int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
+}
+
+/// Keys of one task. More keys share the reading of a query tile, as long as their sums fit in the
+/// second-level cache; fewer give more tasks. Depends on the problem alone, as do the bits of dq.
+int64_t choose_chunk(const FlashAttentionParams& p) {
+  for (int64_t keys = 4 * kTileKeys; keys > kTileKeys; keys /= 2) {
+    const bool fits = keys * (p.dim + p.value_dim) <= (1 << 15);
+    const bool enough = p.batch * p.kv_heads * ceil_div(p.keys, keys) >= 32;
+    if (fits && enough) return keys;
+  }
+  return kTileKeys;
 }
 
 /// Lets the key chunks of one query tile add to dq one after the other.
@@ -50,17 +58,19 @@ class Backward {
       : p_(params),
         group_(params.heads / params.kv_heads),
         tiles_(ceil_div(params.queries, kTileRows)),
-        chunks_(ceil_div(params.keys, kChunkKeys)),
+        chunk_keys_(choose_chunk(params)),
+        chunks_(ceil_div(params.keys, chunk_keys_)),
         dim_width_(padded<A>(params.dim)),
         value_width_(padded<A>(params.value_dim)),
-        turns_(params.batch * params.heads * tiles_),
-        delta_(empty({params.batch, params.heads, params.queries}, dtype_of<A>)) {}
+        turns_(chunks_ > 1 ? params.batch * params.heads * tiles_ : 0) {
+    if (chunks_ > 1) delta_ = empty({params.batch, params.heads, params.queries}, dtype_of<A>);
+  }
 
   void run() {
-    compute_delta();
+    if (chunks_ != 1) prepare();
     const int64_t per_key = 2 * (dim_width_ + value_width_) + p_.dim + p_.value_dim;
-    const int64_t per_row = 2 * dim_width_ + value_width_;
-    ThreadScratch<A> scratch(num_threads(), kChunkKeys * per_key + kTileRows * per_row +
+    const int64_t per_row = 2 * dim_width_ + value_width_ + 1;
+    ThreadScratch<A> scratch(num_threads(), chunk_keys_ * per_key + kTileRows * per_row +
                                                 BackwardTile<A>::scratch_elements());
     // Chunk by chunk, so that threads that run side by side work on different heads; the first
     // chunks meet most queries under a causal mask.
@@ -96,26 +106,42 @@ class Backward {
     const auto range =
         p_.visible_keys(tile * kTileRows, std::min(p_.queries, (tile + 1) * kTileRows));
     if (range.empty()) return {0, 0};
-    return {range.first / kChunkKeys, ceil_div(range.last, kChunkKeys)};
+    return {range.first / chunk_keys_, ceil_div(range.last, chunk_keys_)};
   }
 
-  /// delta = <dout, o> for each row; opens the turnstiles, and clears dq where no chunk will come.
-  void compute_delta() {
+  /// What several chunks need: delta of all rows and open turnstiles. Clears dq where no chunk will
+  /// come.
+  void prepare() {
     parallel_for(0, p_.batch * tiles_, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t b = i / tiles_, tile = i % tiles_;
+        const int64_t t0 = tile * kTileRows;
+        const int64_t rows = std::min(kTileRows, p_.queries - t0);
         const auto chunks = chunks_of(tile);
         for (int64_t h = 0; h < p_.heads; ++h) {
-          turns_.open((b * p_.heads + h) * tiles_ + tile, chunks.first);
-          for (int64_t t = tile * kTileRows; t < std::min(p_.queries, (tile + 1) * kTileRows);
-               ++t) {
-            delta_.data<A>()[(b * p_.heads + h) * p_.queries + t] =
-                dot(at(p_.dout, b, t, h), at(p_.o, b, t, h), p_.value_dim);
-            if (chunks.empty()) std::fill_n(dq_row(b, t, h), p_.dim, A(0));
+          if (chunks.empty()) {
+            clear_dq(b, t0, rows, h);
+          } else {
+            turns_.open((b * p_.heads + h) * tiles_ + tile, chunks.first);
+            compute_delta(b, t0, rows, h, delta_.data<A>() + statistics_at(b, t0, h));
           }
         }
       }
     });
+  }
+
+  /// delta = <dout, o>.
+  void compute_delta(int64_t b, int64_t t0, int64_t rows, int64_t h, A* delta) const {
+    for (int64_t r = 0; r < rows; ++r)
+      delta[r] = dot(at(p_.dout, b, t0 + r, h), at(p_.o, b, t0 + r, h), p_.value_dim);
+  }
+
+  void clear_dq(int64_t b, int64_t t0, int64_t rows, int64_t h) const {
+    for (int64_t r = 0; r < rows; ++r) std::fill_n(dq_row(b, t0 + r, h), p_.dim, A(0));
+  }
+
+  int64_t statistics_at(int64_t b, int64_t t, int64_t h) const {
+    return (b * p_.heads + h) * p_.queries + t;
   }
 
   static A dot(const T* a, const T* b, int64_t count) {
@@ -133,28 +159,29 @@ class Backward {
   }
 
   void run_chunk(int64_t b, int64_t kv_head, int64_t chunk, A* scratch) {
-    const int64_t s0 = chunk * kChunkKeys;
-    const int64_t count = std::min(kChunkKeys, p_.keys - s0);
+    const int64_t s0 = chunk * chunk_keys_;
+    const int64_t count = std::min(chunk_keys_, p_.keys - s0);
     const auto take = [&](int64_t elements) {
       A* const piece = scratch;
       scratch += elements;
       return piece;
     };
-    A* const k_columns = take(kChunkKeys * p_.dim);
-    A* const v_columns = take(kChunkKeys * p_.value_dim);
-    A* const k_buffer = take(kChunkKeys * dim_width_);
-    A* const dk = take(kChunkKeys * dim_width_);
-    A* const dv = take(kChunkKeys * value_width_);
+    A* const k_columns = take(chunk_keys_ * p_.dim);
+    A* const v_columns = take(chunk_keys_ * p_.value_dim);
+    A* const k_buffer = take(chunk_keys_ * dim_width_);
+    A* const dk = take(chunk_keys_ * dim_width_);
+    A* const dv = take(chunk_keys_ * value_width_);
     A* const q_buffer = take(kTileRows * dim_width_);
     A* const dout_buffer = take(kTileRows * value_width_);
     A* const dq = take(kTileRows * dim_width_);
+    A* const delta_buffer = take(kTileRows);
     BackwardTile<A> gradients(scratch, p_.dim, p_.value_dim, p_.scale);
 
     const T* const k_rows = at(p_.k, b, s0, kv_head);
     pack_transposed([&](int64_t j) { return at(p_.k, b, s0 + j, kv_head); }, count, p_.dim,
-                    k_columns, kChunkKeys);
+                    k_columns, chunk_keys_);
     pack_transposed([&](int64_t j) { return at(p_.v, b, s0 + j, kv_head); }, count, p_.value_dim,
-                    v_columns, kChunkKeys);
+                    v_columns, chunk_keys_);
     const TileRows<A> k = rows_for_tile(k_rows, p_.k.row_stride, count, p_.dim, k_buffer);
     std::fill_n(dk, count * dim_width_, A(0));
     std::fill_n(dv, count * value_width_, A(0));
@@ -162,19 +189,26 @@ class Backward {
     for (int64_t h = kv_head * group_; h < (kv_head + 1) * group_; ++h) {
       for (int64_t tile = 0; tile < tiles_; ++tile) {
         const auto chunks = chunks_of(tile);
-        if (chunk < chunks.first || chunk >= chunks.last) continue;
         const int64_t t0 = tile * kTileRows;
         const int64_t rows = std::min(kTileRows, p_.queries - t0);
-        const int64_t statistics = (b * p_.heads + h) * p_.queries + t0;
+        if (chunk < chunks.first || chunk >= chunks.last) {
+          if (chunks_ == 1) clear_dq(b, t0, rows, h);
+          continue;
+        }
         typename BackwardTile<A>::Queries queries{
             .rows = rows,
             .q = rows_for_tile(at(p_.q, b, t0, h), p_.q.row_stride, rows, p_.dim, q_buffer),
             .dout = rows_for_tile(at(p_.dout, b, t0, h), p_.dout.row_stride, rows, p_.value_dim,
                                   dout_buffer),
-            .lse = static_cast<const A*>(p_.lse) + statistics,
-            .delta = delta_.data<A>() + statistics,
+            .lse = static_cast<const A*>(p_.lse) + statistics_at(b, t0, h),
+            .delta = delta_buffer,
             .dq = dq,
             .dq_empty = true};
+        if (chunks_ == 1) {
+          compute_delta(b, t0, rows, h, delta_buffer);
+        } else {
+          queries.delta = delta_.data<A>() + statistics_at(b, t0, h);
+        }
         const auto range = p_.visible_keys(t0, t0 + rows);
         for (int64_t j = 0; j < count; j += kTileKeys) {
           const int64_t n = std::min(kTileKeys, count - j);
@@ -186,16 +220,20 @@ class Backward {
                                 .k = {k.data + j * k.stride, k.stride},
                                 .k_columns = k_columns + j,
                                 .v_columns = v_columns + j,
-                                .columns_stride = kChunkKeys,
+                                .columns_stride = chunk_keys_,
                                 .dk = dk + j * dim_width_,
                                 .dv = dv + j * value_width_},
                                hides ? &bounds : nullptr);
           queries.dq_empty = false;
         }
-        const int64_t turn = (b * p_.heads + h) * tiles_ + tile;
-        turns_.wait(turn, chunk);
-        add_dq(b, t0, rows, h, dq, chunk == chunks.first);
-        turns_.pass(turn, chunk);
+        if (chunks_ == 1) {
+          add_dq(b, t0, rows, h, dq, true);
+        } else {
+          const int64_t turn = (b * p_.heads + h) * tiles_ + tile;
+          turns_.wait(turn, chunk);
+          add_dq(b, t0, rows, h, dq, chunk == chunks.first);
+          turns_.pass(turn, chunk);
+        }
       }
     }
     for (int64_t j = 0; j < count; ++j) {
@@ -238,7 +276,7 @@ class Backward {
   }
 
   const FlashAttentionBackwardParams& p_;
-  int64_t group_, tiles_, chunks_, dim_width_, value_width_;
+  int64_t group_, tiles_, chunk_keys_, chunks_, dim_width_, value_width_;
   Turnstile turns_;
   Tensor delta_;
 };

@@ -27,11 +27,16 @@ class Forward {
     const int64_t tile_scratch = ForwardTile<A>::scratch_elements(p_.dim, p_.value_dim);
     ThreadScratch<A> scratch(num_threads(), packed + tile_scratch);
     const int64_t pairs = p_.batch * p_.kv_heads;
-    // The last tiles see most keys under a causal mask: they go first.
-    parallel_for_dynamic(0, pairs * tiles_, 1, [&](int64_t begin, int64_t end, int thread) {
+    // The tiles of one key head run one after the other where there are enough heads for all
+    // threads: its keys then stay in the cache. Otherwise each tile is a task; the last, which see
+    // most keys under a causal mask, go first.
+    const bool by_head = pairs >= 4 * num_threads();
+    const int64_t grain = by_head ? tiles_ : 1;
+    parallel_for_dynamic(0, pairs * tiles_, grain, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t task = begin; task < end; ++task) {
-        const int64_t tile = tiles_ - 1 - task / pairs;
-        run_tile(task % pairs / p_.kv_heads, task % p_.kv_heads, tile, scratch.of(thread));
+        const int64_t pair = by_head ? task / tiles_ : task % pairs;
+        const int64_t tile = tiles_ - 1 - (by_head ? task % tiles_ : task / pairs);
+        run_tile(pair / p_.kv_heads, pair % p_.kv_heads, tile, scratch.of(thread));
       }
     });
   }

@@ -41,6 +41,20 @@ template <class T>
 inline Vec<T> load(const T* p) {
   return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
 }
+/// `count` elements of another type, converted; the lanes beyond are 0.
+template <class T, class From>
+inline Vec<T> load_converted(const From* p, int64_t count) {
+  if constexpr (std::is_same_v<T, From>) {
+    if (count >= kLanes<T>) return load(p);
+  }
+  alignas(kVectorBytes) T values[kLanes<T>] = {};
+  if (count >= kLanes<T>) {
+    for (int i = 0; i < kLanes<T>; ++i) values[i] = static_cast<T>(p[i]);
+  } else {
+    for (int64_t i = 0; i < count; ++i) values[i] = static_cast<T>(p[i]);
+  }
+  return load(values);
+}
 template <class T>
 inline void store(T* p, Vec<T> v) {
   *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;

@@ -60,20 +60,16 @@ void pack_transposed(const RowAt& row, int64_t rows, int64_t columns, A* to, int
     for (int64_t c0 = 0; c0 < columns; c0 += n) {
       const int64_t width = std::min(n, columns - c0);
       simd::Vec<A> block[n];
+#pragma GCC unroll 16
       for (int64_t r = 0; r < n; ++r) {
-        alignas(simd::kVectorBytes) A values[n] = {};
-        if (r0 + r < rows) {
-          const auto* const from = row(r0 + r) + c0;
-          if (width == n) {
-            for (int64_t c = 0; c < n; ++c) values[c] = static_cast<A>(from[c]);
-          } else {
-            for (int64_t c = 0; c < width; ++c) values[c] = static_cast<A>(from[c]);
-          }
-        }
-        block[r] = simd::load(values);
+        block[r] =
+            r0 + r < rows ? simd::load_converted<A>(row(r0 + r) + c0, width) : simd::Vec<A>{};
       }
       simd::transpose<A>(block);
-      for (int64_t c = 0; c < width; ++c) simd::store(to + (c0 + c) * to_stride + r0, block[c]);
+#pragma GCC unroll 16
+      for (int64_t c = 0; c < n; ++c) {
+        if (c < width) simd::store(to + (c0 + c) * to_stride + r0, block[c]);
+      }
     }
   }
 }
