@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/prefetch.h"
 #include "kernels/simd.h"
 #include "kernels/tile_memory.h"
 #include "kernels/tile_product.h"
@@ -48,6 +49,11 @@ class BackwardTile {
         scale_(scale),
         p_(scratch),
         ds_(scratch + kTileRows * kTileKeys) {}
+
+  /// Gets a step for every few rows of a product.
+  PrefetchQueue& prefetch() { return prefetch_; }
+  /// Steps of the prefetch queue that accumulate() makes on whole tiles.
+  static constexpr int64_t kPrefetchSteps = 55;
 
   /// `bounds` null: every row sees every key.
   void accumulate(const Queries& x, const Keys& y, const Bounds* bounds) {
@@ -97,13 +103,14 @@ class BackwardTile {
   /// S = Q K^T and <dout, v> = dout V^T. Keys in whole vectors.
   void score(const Queries& x, const Keys& y, TileRange rows, TileRange keys) {
     const int64_t at = rows.first * kTileKeys + keys.first;
-    tile_product<A, TileOrder::rows>(
-        rows.size(), keys.size(), dim_, x.q.data + rows.first * x.q.stride, x.q.stride,
-        y.k_columns + keys.first, y.columns_stride, p_ + at, kTileKeys, TileStore::overwrite);
+    tile_product<A, TileOrder::rows>(rows.size(), keys.size(), dim_,
+                                     x.q.data + rows.first * x.q.stride, x.q.stride,
+                                     y.k_columns + keys.first, y.columns_stride, p_ + at, kTileKeys,
+                                     TileStore::overwrite, nullptr, &prefetch_);
     tile_product<A, TileOrder::rows>(rows.size(), keys.size(), value_dim_,
                                      x.dout.data + rows.first * x.dout.stride, x.dout.stride,
                                      y.v_columns + keys.first, y.columns_stride, ds_ + at,
-                                     kTileKeys, TileStore::overwrite);
+                                     kTileKeys, TileStore::overwrite, nullptr, &prefetch_);
   }
 
   /// dV += P^T dout, dK += dS^T Q.
@@ -113,11 +120,11 @@ class BackwardTile {
     tile_product<A, TileOrder::columns>(keys.size(), value_width, rows.size(), p_ + at, kTileKeys,
                                         x.dout.data + rows.first * x.dout.stride, x.dout.stride,
                                         y.dv + keys.first * value_width, value_width,
-                                        TileStore::accumulate);
+                                        TileStore::accumulate, nullptr, &prefetch_);
     tile_product<A, TileOrder::columns>(keys.size(), dim_width, rows.size(), ds_ + at, kTileKeys,
                                         x.q.data + rows.first * x.q.stride, x.q.stride,
                                         y.dk + keys.first * dim_width, dim_width,
-                                        TileStore::accumulate);
+                                        TileStore::accumulate, nullptr, &prefetch_);
   }
 
   /// dQ += dS K.
@@ -126,7 +133,7 @@ class BackwardTile {
     tile_product<A, TileOrder::rows>(
         rows.size(), dim_width, keys.size(), ds_ + rows.first * kTileKeys + keys.first, kTileKeys,
         y.k.data + keys.first * y.k.stride, y.k.stride, x.dq + rows.first * dim_width, dim_width,
-        x.dq_empty ? TileStore::overwrite : TileStore::accumulate);
+        x.dq_empty ? TileStore::overwrite : TileStore::accumulate, nullptr, &prefetch_);
   }
 
   /// Turns one row of scores and of <dout, v> into P and dS.
@@ -156,6 +163,7 @@ class BackwardTile {
   double scale_;
   A* p_;   // [kTileRows][kTileKeys]
   A* ds_;  // [kTileRows][kTileKeys]
+  PrefetchQueue prefetch_;
 };
 
 }  // namespace weft::attention

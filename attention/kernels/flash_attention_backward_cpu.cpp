@@ -210,6 +210,7 @@ class Backward {
           queries.delta = delta_.data<A>() + statistics_at(b, t0, h);
         }
         const auto range = p_.visible_keys(t0, t0 + rows);
+        prefetch(b, h, tile, kv_head, chunk, gradients.prefetch());
         for (int64_t j = 0; j < count; j += kTileKeys) {
           const int64_t n = std::min(kTileKeys, count - j);
           if (s0 + j >= range.last || s0 + j + n <= range.first) continue;
@@ -245,6 +246,38 @@ class Backward {
       for (int64_t e = 0; e < p_.value_dim; ++e)
         dv_row[e] = static_cast<T>(dv[j * value_width_ + e]);
     }
+  }
+
+  /// Asks for what comes after this tile's products: its dq, and the next tile of queries or the
+  /// rows of dk and dv.
+  void prefetch(int64_t b, int64_t h, int64_t tile, int64_t kv_head, int64_t chunk,
+                PrefetchQueue& queue) const {
+    queue.clear();
+    const int64_t t0 = tile * kTileRows;
+    const int64_t rows = std::min(kTileRows, p_.queries - t0);
+    queue.add(dq_row(b, t0, h), p_.dq_sum.row_stride, rows, p_.dim, /*write=*/true);
+    const bool last_of_head = tile + 1 == tiles_;
+    const bool last = last_of_head && h + 1 == (kv_head + 1) * group_;
+    if (last) {
+      const int64_t s0 = chunk * chunk_keys_;
+      const int64_t count = std::min(chunk_keys_, p_.keys - s0);
+      queue.add(at(p_.dk, b, s0, kv_head), p_.dk.row_stride, count, p_.dim, /*write=*/true);
+      queue.add(at(p_.dv, b, s0, kv_head), p_.dv.row_stride, count, p_.value_dim, /*write=*/true);
+    } else {
+      int64_t next = last_of_head ? 0 : tile + 1;
+      if (last_of_head) {
+        while (next + 1 < tiles_ && chunks_of(next).last <= chunk) ++next;
+      }
+      const int64_t next_h = last_of_head ? h + 1 : h;
+      const int64_t next_rows = std::min(kTileRows, p_.queries - next * kTileRows);
+      const auto ask = [&](const HeadsView& view, int64_t columns) {
+        queue.add(at(view, b, next * kTileRows, next_h), view.row_stride, next_rows, columns);
+      };
+      ask(p_.q, p_.dim);
+      ask(p_.dout, p_.value_dim);
+      if (chunks_ == 1) ask(p_.o, p_.value_dim);
+    }
+    queue.spread(BackwardTile<A>::kPrefetchSteps);
   }
 
   bool fill_bounds(int64_t t0, int64_t rows, int64_t s, int64_t count,

@@ -11,6 +11,10 @@
 namespace weft::attention {
 namespace {
 
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
 template <class T>
 class Forward {
   using A = accumulator_t<T>;
@@ -20,7 +24,7 @@ class Forward {
       : p_(params),
         group_(params.heads / params.kv_heads),
         rows_(params.queries * group_),
-        tiles_((rows_ + kTileRows - 1) / kTileRows) {}
+        tiles_(ceil_div(rows_, kTileRows)) {}
 
   void run() {
     const int64_t packed = kTileKeys * (padded<A>(p_.dim) + padded<A>(p_.value_dim));
@@ -66,11 +70,35 @@ class Forward {
           rows_for_tile(at(p_.k, b, s, kv_head), p_.k.row_stride, count, p_.dim, k_buffer);
       const TileRows<A> v =
           rows_for_tile(at(p_.v, b, s, kv_head), p_.v.row_stride, count, p_.value_dim, v_buffer);
+      prefetch(b, kv_head, row0, s, range.last, state.prefetch());
       typename ForwardTile<A>::Bounds bounds;
       const bool hides = fill_bounds(row0, rows, s, count, bounds);
       state.absorb(count, k, v, hides ? &bounds : nullptr);
     }
     write(b, kv_head, row0, rows, state);
+  }
+
+  /// Asks for what comes after the keys at s: the next tile of keys, or the rows of o.
+  void prefetch(int64_t b, int64_t kv_head, int64_t row0, int64_t s, int64_t last,
+                PrefetchQueue& queue) const {
+    queue.clear();
+    const int64_t next = s + kTileKeys;
+    if (next < last) {
+      const int64_t count = std::min(kTileKeys, p_.keys - next);
+      queue.add(at(p_.k, b, next, kv_head), p_.k.row_stride, count, p_.dim);
+      queue.add(at(p_.v, b, next, kv_head), p_.v.row_stride, count, p_.value_dim);
+    } else {
+      const int64_t t0 = row0 / group_;
+      const int64_t rows = std::min(ceil_div(kTileRows, group_), p_.queries - t0);
+      for (int64_t g = 0; g < std::min<int64_t>(group_, 6); ++g) {
+        queue.add(at(p_.o, b, t0, kv_head * group_ + g), p_.o.row_stride, rows, p_.value_dim,
+                  /*write=*/true);
+      }
+      if (t0 >= rows) {
+        queue.add(at(p_.q, b, t0 - rows, kv_head * group_), p_.q.row_stride, rows, p_.dim);
+      }
+    }
+    queue.spread(ForwardTile<A>::kPrefetchSteps);
   }
 
   void pack_queries(int64_t b, int64_t kv_head, int64_t row0, int64_t rows, A* to) const {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "kernels/prefetch.h"
 #include "kernels/simd.h"
 #include "kernels/tile_memory.h"
 #include "kernels/tile_product.h"
@@ -43,6 +44,11 @@ class ForwardTile {
 
   /// Where the caller packs the query rows, [dim][kTileRows], padded rows zero.
   A* queries() { return queries_; }
+
+  /// Gets a step for every few rows of a product.
+  PrefetchQueue& prefetch() { return prefetch_; }
+  /// Steps of the prefetch queue that absorbing a whole tile of keys makes.
+  static constexpr int64_t kPrefetchSteps = 22;
 
   void start(int64_t rows) {
     rows_ = rows;
@@ -119,7 +125,8 @@ class ForwardTile {
     tile_product<A, TileOrder::columns>(
         rows.size(), value_width_, keys.size(), scores_ + keys.first * kTileRows + rows.first,
         kTileRows, v.data + keys.first * v.stride, v.stride, output_ + rows.first * value_width_,
-        value_width_, empty_ ? TileStore::overwrite : TileStore::rescale, factor_ + rows.first);
+        value_width_, empty_ ? TileStore::overwrite : TileStore::rescale, factor_ + rows.first,
+        &prefetch_);
   }
 
   /// Turns the scores of some rows and keys into exp(s - m), with m and z brought up to date.
@@ -175,6 +182,7 @@ class ForwardTile {
   A* output_;   // [kTileRows][value_width]
   int64_t rows_ = 0;
   bool empty_ = true;
+  PrefetchQueue prefetch_;
 };
 
 }  // namespace weft::attention

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "kernels/prefetch.h"
 #include "kernels/simd.h"
 
 namespace weft::attention {
@@ -64,12 +65,13 @@ inline void block_product(int64_t depth, const T* a, int64_t lda, const T* b, in
 
 template <class T, TileOrder Order, int Vectors>
 void strip_product(int64_t rows, int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb,
-                   T* c, int64_t ldc, TileStore mode, const T* factor) {
+                   T* c, int64_t ldc, TileStore mode, const T* factor, PrefetchQueue* prefetch) {
   int64_t m = 0;
   const auto step = [&]<int Rows>() {
     block_product<T, Order, Rows, Vectors>(depth, Order == TileOrder::rows ? a + m * lda : a + m,
                                            lda, b, ldb, c + m * ldc, ldc, mode, factor + m);
     m += Rows;
+    if (prefetch != nullptr) prefetch->step();
   };
   while (rows - m >= kBlockRows) step.template operator()<kBlockRows>();
   if (rows - m >= 4) step.template operator()<4>();
@@ -83,15 +85,17 @@ void strip_product(int64_t rows, int64_t depth, const T* a, int64_t lda, const T
 /// a multiple of simd::kLanes<T>. Each element is one chain of fused multiply-adds over k = 0, 1,
 /// ..., so that it does not depend on the other rows and columns of the call. `factor` [rows] is
 /// read with TileStore::rescale alone.
+/// `prefetch` makes a step per block of rows.
 template <class T, TileOrder Order>
 void tile_product(int64_t rows, int64_t width, int64_t depth, const T* a, int64_t lda, const T* b,
-                  int64_t ldb, T* c, int64_t ldc, TileStore mode, const T* factor = nullptr) {
+                  int64_t ldb, T* c, int64_t ldc, TileStore mode, const T* factor = nullptr,
+                  PrefetchQueue* prefetch = nullptr) {
   constexpr int kWidth = simd::kLanes<T>;
   for (int64_t column = 0; column < width;) {
     const int64_t vectors = std::min<int64_t>((width - column) / kWidth, detail::kBlockVectors);
     const auto strip = [&]<int Vectors>() {
       detail::strip_product<T, Order, Vectors>(rows, depth, a, lda, b + column, ldb, c + column,
-                                               ldc, mode, factor);
+                                               ldc, mode, factor, prefetch);
     };
     if constexpr (detail::kBlockVectors == 4) {
       if (vectors == 4) strip.template operator()<4>();
