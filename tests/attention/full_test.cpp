@@ -1,0 +1,121 @@
+#include "weft/attention/full.h"
+
+#include <gmock/gmock.h>
+
+#include "weft/autograd/functions/linear.h"
+#include "weft/tensor/ops/matmul.h"
+#include "weft/tensor/ops/rope.h"
+
+#include "attention_test_data.h"
+#include "reference/attention_reference.h"
+
+namespace weft::attention {
+namespace {
+
+using testing::largest_difference;
+using testing::message_of;
+using testing::random_tensor;
+using testing::same_bits;
+
+std::unique_ptr<FullAttention> make_full(const FullAttentionOptions& options) {
+  Generator generator(7);
+  return std::make_unique<FullAttention>(options, generator);
+}
+
+TEST(FullAttention, ComputesItsDefinition) {
+  for (const int64_t kv_heads : {1, 2, 4}) {
+    for (const double theta : {0.0, 10000.0}) {
+      const auto layer = make_full({.d_model = 20,
+                                    .n_heads = 4,
+                                    .n_kv_heads = kv_heads,
+                                    .head_dim = 6,
+                                    .rope_theta = theta,
+                                    .init_std = 0.5});
+      layer->to(DType::f64);
+      const Tensor x = random_tensor({2, 23, 20}, DType::f64, 1);
+      const auto project = [&](const char* name, int64_t heads) {
+        return matmul(x, layer->parameter(name).data(), {.transpose_b = true})
+            .view({2, 23, heads, 6});
+      };
+      Tensor q = project("q_proj.weight", 4), k = project("k_proj.weight", kv_heads);
+      const Tensor v = project("v_proj.weight", kv_heads);
+      if (theta > 0) {
+        q = rope(q, {.theta = theta, .offset = 5});
+        k = rope(k, {.theta = theta, .offset = 5});
+      }
+      const Tensor o = reference::attention_forward(q, k, v, {}).o.view({2, 23, 24});
+      const Tensor expected =
+          matmul(o, layer->parameter("o_proj.weight").data(), {.transpose_b = true});
+      const Variable y = layer->forward(Variable(x), {.position = 5});
+      EXPECT_LE(largest_difference(y.data(), expected), 1e-12) << kv_heads << " " << theta;
+    }
+  }
+}
+
+TEST(FullAttention, PositionsAreRelative) {
+  const auto layer = make_full({.d_model = 16, .n_heads = 2, .init_std = 0.5});
+  layer->to(DType::f64);
+  const Variable x(random_tensor({1, 12, 16}, DType::f64, 1));
+  EXPECT_LE(largest_difference(layer->forward(x, {.position = 0}).data(),
+                               layer->forward(x, {.position = 1000}).data()),
+            1e-10);
+}
+
+TEST(FullAttention, NamesAndSizesFollowLlama) {
+  const auto layer = make_full({.d_model = 32, .n_heads = 8, .n_kv_heads = 2});
+  std::vector<std::string> names;
+  for (const auto& [name, parameter] : layer->named_parameters())
+    names.push_back(name + " " + to_string(parameter.shape()));
+  EXPECT_THAT(names, ::testing::ElementsAre("q_proj.weight [32, 32]", "k_proj.weight [8, 32]",
+                                            "v_proj.weight [8, 32]", "o_proj.weight [32, 32]"));
+}
+
+TEST(FullAttention, CountsFlopsAndCacheBytes) {
+  const auto layer = make_full({.d_model = 32, .n_heads = 8, .n_kv_heads = 2});  // head_dim 4
+  const nn::MixerCost cost = layer->forward_cost(10);
+  // Per token 2 E (H D + 2 Hk D) + 2 H D E; pairs 10 * 11 / 2, each 2 H (D + D).
+  EXPECT_DOUBLE_EQ(cost.projection_flops, 10 * (2.0 * 32 * (32 + 16) + 2.0 * 32 * 32));
+  EXPECT_DOUBLE_EQ(cost.core_flops, 55 * 2.0 * 8 * 8);
+  EXPECT_DOUBLE_EQ(layer->step_cost(9).core_flops, 10 * 2.0 * 8 * 8);
+  EXPECT_EQ(layer->cache_bytes(100, DType::bf16), 100 * 2 * 8 * 2);
+}
+
+TEST(FullAttention, WeightsOfOtherStoragesGiveTheSame) {
+  const auto layer = make_full({.d_model = 16, .n_heads = 2, .init_std = 0.3});
+  const Variable x(random_tensor({1, 12, 16}, DType::f32, 1));
+  const Tensor packed = layer->forward(x, {}).data();
+  Variable k = layer->parameter("k_proj.weight");
+  k.set_data(k.data().clone());  // no longer behind q_proj in memory
+  EXPECT_LE(largest_difference(layer->forward(x, {}).data(), packed), 1e-6);
+}
+
+TEST(FullAttention, RefusesWhatDoesNotFit) {
+  const auto message = [](const FullAttentionOptions& options) {
+    return message_of<ConfigError>([&] { make_full(options); });
+  };
+  EXPECT_EQ(message({.d_model = 30, .n_heads = 4}),
+            "full attention: d_model (30) must be a multiple of n_heads (4) unless head_dim is "
+            "given");
+  EXPECT_EQ(message({.d_model = 32, .n_heads = 4, .n_kv_heads = 3}),
+            "full attention: n_heads (4) must be a multiple of n_kv_heads (3)");
+  EXPECT_EQ(message({.d_model = 12, .n_heads = 4}),
+            "full attention: head_dim must be even for rotary positions, got 3");
+  EXPECT_NO_THROW(make_full({.d_model = 12, .n_heads = 4, .rope_theta = 0}));
+  message({.d_model = 0});
+  message({.n_heads = 0});
+  message({.n_heads = 4, .n_kv_heads = -1});
+  message({.head_dim = -2});
+  message({.rope_theta = -1});
+  message({.init_std = 0});
+
+  const auto layer = make_full({.d_model = 16, .n_heads = 2});
+  const auto cache = layer->make_cache(1, 4, DType::bf16, kCpu);
+  EXPECT_NE(message_of<DTypeError>([&] {
+              layer->prefill(Variable(zeros({1, 2, 16})), *cache);
+            }).find("made for bf16"),
+            std::string::npos);
+  message_of<ConfigError>([&] { layer->make_cache(1, 0, DType::f32, kCpu); });
+}
+
+}  // namespace
+}  // namespace weft::attention
