@@ -182,7 +182,7 @@ class Backward {
                     k_columns, chunk_keys_);
     pack_transposed([&](int64_t j) { return at(p_.v, b, s0 + j, kv_head); }, count, p_.value_dim,
                     v_columns, chunk_keys_);
-    const TileRows<A> k = rows_for_tile(k_rows, p_.k.row_stride, count, p_.dim, k_buffer);
+    const TileRows<A> k = right_rows(k_rows, p_.k.row_stride, count, p_.dim, k_buffer);
     std::fill_n(dk, count * dim_width_, A(0));
     std::fill_n(dv, count * value_width_, A(0));
 
@@ -197,9 +197,9 @@ class Backward {
         }
         typename BackwardTile<A>::Queries queries{
             .rows = rows,
-            .q = rows_for_tile(at(p_.q, b, t0, h), p_.q.row_stride, rows, p_.dim, q_buffer),
-            .dout = rows_for_tile(at(p_.dout, b, t0, h), p_.dout.row_stride, rows, p_.value_dim,
-                                  dout_buffer),
+            .q = right_rows(at(p_.q, b, t0, h), p_.q.row_stride, rows, p_.dim, q_buffer),
+            .dout = right_rows(at(p_.dout, b, t0, h), p_.dout.row_stride, rows, p_.value_dim,
+                               dout_buffer),
             .lse = static_cast<const A*>(p_.lse) + statistics_at(b, t0, h),
             .delta = delta_buffer,
             .dq = dq,

@@ -67,9 +67,9 @@ class Forward {
     for (int64_t s = range.first / kTileKeys * kTileKeys; s < range.last; s += kTileKeys) {
       const int64_t count = std::min(kTileKeys, p_.keys - s);
       const TileRows<A> k =
-          rows_for_tile(at(p_.k, b, s, kv_head), p_.k.row_stride, count, p_.dim, k_buffer);
+          left_rows(at(p_.k, b, s, kv_head), p_.k.row_stride, count, p_.dim, k_buffer);
       const TileRows<A> v =
-          rows_for_tile(at(p_.v, b, s, kv_head), p_.v.row_stride, count, p_.value_dim, v_buffer);
+          right_rows(at(p_.v, b, s, kv_head), p_.v.row_stride, count, p_.value_dim, v_buffer);
       prefetch(b, kv_head, row0, s, range.last, state.prefetch());
       typename ForwardTile<A>::Bounds bounds;
       const bool hides = fill_bounds(row0, rows, s, count, bounds);

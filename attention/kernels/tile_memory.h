@@ -47,8 +47,8 @@ void pack_rows(const T* from, int64_t from_stride, int64_t rows, int64_t columns
   for (int64_t r = 0; r < rows; ++r) {
     const T* const source = from + r * from_stride;
     A* const target = to + r * to_stride;
-    for (int64_t c = 0; c < columns; ++c) target[c] = static_cast<A>(source[c]);
-    for (int64_t c = columns; c < end; ++c) target[c] = 0;
+    for (int64_t c = 0; c < end; c += simd::kLanes<A>)
+      simd::store(target + c, simd::load_converted<A>(source + c, columns - c));
   }
 }
 
@@ -74,13 +74,24 @@ void pack_transposed(const RowAt& row, int64_t rows, int64_t columns, A* to, int
   }
 }
 
-/// The rows themselves where tile products can read them, else a copy of them in `buffer`, whose
-/// rows are padded<A>(columns) long.
+/// Rows for the left side of a product, which are read element by element: in place, or converted
+/// into `buffer` [rows][padded columns].
 template <class A, class T>
-TileRows<A> rows_for_tile(const T* from, int64_t from_stride, int64_t rows, int64_t columns,
-                          A* buffer) {
+TileRows<A> left_rows(const T* from, int64_t from_stride, int64_t rows, int64_t columns,
+                      A* buffer) {
+  if constexpr (std::is_same_v<A, T>) return {from, from_stride};
+  pack_rows(from, from_stride, rows, columns, buffer, padded<A>(columns));
+  return {buffer, padded<A>(columns)};
+}
+
+/// Rows for the right side, which are read in whole vectors and again for every block of the left:
+/// in place where they are dense, else copied. Rows that lie far apart, as heads of one product do,
+/// would share few sets of the first-level cache.
+template <class A, class T>
+TileRows<A> right_rows(const T* from, int64_t from_stride, int64_t rows, int64_t columns,
+                       A* buffer) {
   if constexpr (std::is_same_v<A, T>) {
-    if (columns % simd::kLanes<A> == 0) return {from, from_stride};
+    if (from_stride == padded<A>(columns)) return {from, from_stride};
   }
   pack_rows(from, from_stride, rows, columns, buffer, padded<A>(columns));
   return {buffer, padded<A>(columns)};
