@@ -13,7 +13,8 @@ constexpr int64_t kLongestAxis = 2 * kEdgeItems + 2;
 std::string format_element(const Tensor& element) {
   if (element.dtype() == DType::boolean) return element.item<bool>() ? "true" : "false";
   if (!is_floating(element.dtype())) return std::to_string(element.item<int64_t>());
-  return fmt::format("{:.4g}", element.item<double>());
+  const double value = element.item<double>();
+  return std::isnan(value) ? "nan" : fmt::format("{:.4g}", value);
 }
 
 /// Calls visit(index) for the entries of an axis that are shown, and gap() where some are left out.
@@ -43,7 +44,9 @@ void print(std::ostream& stream, const Tensor& tensor, size_t width, size_t inde
     return;
   }
   const bool innermost = tensor.rank() == 1;
-  const std::string separator = innermost ? ", " : ",\n" + std::string(indent + 1, ' ');
+  // Matrices within a deeper nest stand apart by an empty line.
+  const std::string separator =
+      innermost ? ", " : fmt::format(",{:\n>{}}{:>{}}", "", tensor.rank() - 1, "", indent + 1);
   bool first = true;
   const auto separate = [&] {
     if (!first) stream << separator;
@@ -69,7 +72,8 @@ std::ostream& operator<<(std::ostream& stream, const Tensor& tensor) {
   stream << describe(tensor);
   if (!tensor.defined()) return stream;
   stream << (tensor.rank() > 1 ? "\n" : " ");
-  print(stream, tensor, tensor.numel() > 0 ? widest_element(tensor) : 0, 0);
+  const Tensor local = tensor.to(kCpu);
+  print(stream, local, local.numel() > 0 ? widest_element(local) : 0, 0);
   return stream;
 }
 

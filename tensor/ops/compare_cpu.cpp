@@ -103,7 +103,11 @@ typename FloatBits<T>::Word largest_magnitude(const T* x, int64_t stride, int64_
   using Word = typename FloatBits<T>::Word;
   Word largest = 0;
   const auto magnitude = [](T value) {
-    return static_cast<Word>(std::bit_cast<Word>(value) & FloatBits<T>::kMagnitude);
+    if constexpr (std::is_floating_point_v<T>) {
+      return static_cast<Word>(std::bit_cast<Word>(value) & FloatBits<T>::kMagnitude);
+    } else {
+      return static_cast<Word>(value.bits & FloatBits<T>::kMagnitude);
+    }
   };
   if (stride == 1) {
     for (int64_t i = 0; i < count; ++i) largest = std::max(largest, magnitude(x[i]));

@@ -60,14 +60,20 @@ constexpr bool stored_as(DType dtype) {
     return dtype == dtype_of<C> || (std::is_same_v<C, uint8_t> && dtype == DType::boolean);
 }
 
+/// `tensor`, or a dense copy where reading its elements in row-major order would touch a new cache
+/// line for each: a transposing copy goes in tiles.
+Tensor readable_in_order(const Tensor& tensor);
+
 /// An input of an elementwise kernel: a tensor of the shape of the result (expanded), or a scalar.
 template <class C>
 class BlockReader {
  public:
-  explicit BlockReader(const Tensor& tensor)
-      : loop_(tensor.shape(), {tensor.strides()}),
-        data_(tensor.raw_data()),
-        gather_(gather_from<C>(tensor.dtype())) {
+  explicit BlockReader(const Tensor& original)
+      : tensor_(readable_in_order(original)),
+        loop_(tensor_.shape(), {tensor_.strides()}),
+        data_(tensor_.raw_data()),
+        gather_(gather_from<C>(tensor_.dtype())) {
+    const Tensor& tensor = tensor_;
     const bool flat = loop_.shape.rank() == 1;
     if (flat && loop_.strides[0][0] == 1 && stored_as<C>(tensor.dtype())) {
       in_place_ = static_cast<const C*>(data_);
@@ -91,6 +97,7 @@ class BlockReader {
   }
 
  private:
+  Tensor tensor_;
   StridedLoop<1> loop_;
   const void* data_ = nullptr;
   Gather<C> gather_ = nullptr;

@@ -4,46 +4,13 @@
 namespace weft {
 namespace {
 
-/// Walks elements [begin, begin + count) of a strided tensor in row-major order, and calls
-/// body(offset, stride, position, run) for each run along the innermost axis; position counts from
-/// `begin`.
-template <class Body>
-void walk_runs(const StridedLoop<1>& loop, int64_t begin, int64_t count, Body&& body) {
-  const Shape& shape = loop.shape;
-  const Strides& strides = loop.strides[0];
-  const int last = shape.rank() - 1;
-  std::array<int64_t, kMaxRank> index;
-  int64_t rest = begin;
-  int64_t offset = 0;
-  for (int axis = last; axis >= 0; --axis) {
-    const auto at = static_cast<size_t>(axis);
-    index[at] = axis > 0 ? rest % shape[axis] : rest;
-    rest /= shape[axis];
-    offset += index[at] * strides[axis];
-  }
-  for (int64_t done = 0;;) {
-    const int64_t run = std::min(shape[last] - index[static_cast<size_t>(last)], count - done);
-    body(offset, strides[last], done, run);
-    done += run;
-    if (done == count) return;
-    offset -= index[static_cast<size_t>(last)] * strides[last];
-    index[static_cast<size_t>(last)] = 0;
-    for (int axis = last - 1; axis >= 0; --axis) {
-      const auto at = static_cast<size_t>(axis);
-      offset += strides[axis];
-      if (++index[at] < shape[axis]) break;
-      offset -= index[at] * strides[axis];
-      index[at] = 0;
-    }
-  }
-}
-
 template <class C, class T>
 void gather(const StridedLoop<1>& loop, const void* data, int64_t begin, int64_t count, C* block) {
   const T* const from = static_cast<const T*>(data);
-  walk_runs(loop, begin, count, [&](int64_t offset, int64_t stride, int64_t position, int64_t run) {
-    const T* const in = from + offset;
-    C* const out = block + position;
+  C* out = block;
+  loop.walk_runs(begin, begin + count, [&](const auto& offsets, const auto& strides, int64_t run) {
+    const T* const in = from + offsets[0];
+    const int64_t stride = strides[0];
     if (stride == 1) {
       convert_run(in, out, run);
     } else if (stride == 0) {
@@ -51,24 +18,38 @@ void gather(const StridedLoop<1>& loop, const void* data, int64_t begin, int64_t
     } else {
       for (int64_t i = 0; i < run; ++i) out[i] = convert<C>(in[i * stride]);
     }
+    out += run;
   });
 }
 
 template <class C, class T>
 void scatter(const StridedLoop<1>& loop, void* data, int64_t begin, int64_t count, const C* block) {
   T* const to = static_cast<T*>(data);
-  walk_runs(loop, begin, count, [&](int64_t offset, int64_t stride, int64_t position, int64_t run) {
-    const C* const in = block + position;
-    T* const out = to + offset;
+  const C* in = block;
+  loop.walk_runs(begin, begin + count, [&](const auto& offsets, const auto& strides, int64_t run) {
+    T* const out = to + offsets[0];
+    const int64_t stride = strides[0];
     if (stride == 1) {
       convert_run(in, out, run);
     } else {
       for (int64_t i = 0; i < run; ++i) out[i * stride] = convert<T>(in[i]);
     }
+    in += run;
   });
 }
 
 }  // namespace
+
+Tensor readable_in_order(const Tensor& tensor) {
+  constexpr int64_t kWorthwhile = 4096;
+  const StridedLoop<1> loop(tensor.shape(), {tensor.strides()});
+  const int last = loop.shape.rank() - 1;
+  if (tensor.numel() < kWorthwhile || loop.strides[0][last] <= 1) return tensor;
+  for (int axis = 0; axis < last; ++axis) {
+    if (loop.strides[0][axis] == 1 && loop.shape[axis] >= 8) return tensor.clone();
+  }
+  return tensor;
+}
 
 template <class C>
 Gather<C> gather_from(DType dtype) {

@@ -119,10 +119,12 @@ void dropout_cpu(const Tensor& x, double p, GeneratorState state, Tensor& out, S
     const C scale = static_cast<C>(1.0 / (1.0 - p));
     map_blocks(
         x.numel(),
-        [&](int64_t begin, const C* in, C* result, int64_t count) {
+        [state, threshold, scale](int64_t begin, const C* in, C* result, int64_t count) {
           const Words words(state, begin, count);
+          const C factor = scale;  // a local copy, which the stores below cannot change
+          WEFT_INDEPENDENT_ITERATIONS
           for (int64_t i = 0; i < count; ++i)
-            result[i] = falls_below(words.values[i], threshold) ? C{0} : in[i] * scale;
+            result[i] = falls_below(words.values[i], threshold) ? C{0} : in[i] * factor;
         },
         BlockWriter<C>(out), BlockReader<C>(x));
   });

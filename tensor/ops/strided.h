@@ -37,30 +37,46 @@ struct StridedLoop {
     }
   }
 
-  /// Calls body(offsets, inner_strides, count) for runs along the last axis, on all threads:
-  /// element k of operand i lies at offsets[i] + k * inner_strides[i].
+  /// Walks positions [begin, end), in row-major order and not empty, and calls body(offsets,
+  /// inner_strides, count) for each run along the last axis: element k of operand i lies at
+  /// offsets[i] + k * inner_strides[i].
+  template <class Body>
+  void walk_runs(int64_t begin, int64_t end, Body&& body) const {
+    const int last = shape.rank() - 1;
+    std::array<int64_t, kMaxRank> index;
+    std::array<int64_t, N> offsets{};
+    std::array<int64_t, N> inner_strides;
+    int64_t rest = begin;
+    for (int axis = last; axis >= 0; --axis) {
+      const auto at = static_cast<size_t>(axis);
+      index[at] = axis > 0 ? rest % shape[axis] : rest;
+      rest /= shape[axis];
+      for (int i = 0; i < N; ++i) offsets[i] += index[at] * strides[i][axis];
+    }
+    for (int i = 0; i < N; ++i) inner_strides[i] = strides[i][last];
+    for (int64_t position = begin;;) {
+      int64_t& start = index[static_cast<size_t>(last)];
+      const int64_t count = std::min(shape[last] - start, end - position);
+      body(offsets, inner_strides, count);
+      position += count;
+      if (position == end) return;
+      for (int i = 0; i < N; ++i) offsets[i] -= start * inner_strides[i];
+      start = 0;
+      for (int axis = last - 1; axis >= 0; --axis) {
+        const auto at = static_cast<size_t>(axis);
+        for (int i = 0; i < N; ++i) offsets[i] += strides[i][axis];
+        if (++index[at] < shape[axis]) break;
+        for (int i = 0; i < N; ++i) offsets[i] -= index[at] * strides[i][axis];
+        index[at] = 0;
+      }
+    }
+  }
+
+  /// walk_runs() over all positions, on all threads.
   template <class Body>
   void for_each_run(int64_t grain, Body&& body) const {
-    const int last = shape.rank() - 1;
-    const int64_t inner = shape[last];
-    std::array<int64_t, N> inner_strides;
-    for (int i = 0; i < N; ++i) inner_strides[i] = strides[i][last];
-    parallel_for(0, shape.numel(), grain, [&](int64_t begin, int64_t end) {
-      for (int64_t position = begin; position < end;) {
-        int64_t rest = position / inner;
-        const int64_t start = position % inner;
-        const int64_t count = std::min(inner - start, end - position);
-        std::array<int64_t, N> offsets;
-        for (int i = 0; i < N; ++i) offsets[i] = start * inner_strides[i];
-        for (int axis = last - 1; axis >= 0; --axis) {
-          const int64_t index = rest % shape[axis];
-          rest /= shape[axis];
-          for (int i = 0; i < N; ++i) offsets[i] += index * strides[i][axis];
-        }
-        body(offsets, inner_strides, count);
-        position += count;
-      }
-    });
+    parallel_for(0, shape.numel(), grain,
+                 [&](int64_t begin, int64_t end) { walk_runs(begin, end, body); });
   }
 };
 

@@ -60,12 +60,10 @@ inline double vexp(double x) {
   return std::exp(x);
 }
 
-/// e^x - 1, accurate near zero.
-inline float vexpm1(float x) {
-  const float exact = x;
-  x = x > 89.0f ? 89.0f : x;
-  x = x < -20.0f ? -20.0f : x;
-  const auto [r, n] = detail::reduce_by_ln2(x);
+namespace detail {
+/// e^x - 1 for x in [-20, 89].
+inline float expm1_in_range(float x) {
+  const auto [r, n] = reduce_by_ln2(x);
   float q = 0x1.a032cp-13f;  // (e^r - 1 - r) / r^2
   q = q * r + 0x1.6d720cp-10f;
   q = q * r + 0x1.11118ap-7f;
@@ -74,9 +72,17 @@ inline float vexpm1(float x) {
   q = q * r + 0.5f;
   const float p = r + r * r * q;
   // Half of the result first: 2^n itself overflows for the largest x.
-  const float half_scale = detail::power_of_two(n - 1);
-  const float result = 2.0f * (half_scale * p + (half_scale - 0.5f));
-  return exact < 0x1p-25f && exact > -0x1p-25f ? exact : result;
+  const float half_scale = power_of_two(n - 1);
+  return 2.0f * (half_scale * p + (half_scale - 0.5f));
+}
+}  // namespace detail
+
+/// e^x - 1, accurate near zero.
+inline float vexpm1(float x) {
+  float bounded = x > 89.0f ? 89.0f : x;
+  bounded = bounded < -20.0f ? -20.0f : bounded;
+  // The halves within would lose the last bit of subnormal numbers.
+  return std::fabs(x) < 0x1p-25f ? x : detail::expm1_in_range(bounded);
 }
 inline double vexpm1(double x) {
   return std::expm1(x);
@@ -126,11 +132,10 @@ inline double vlog1p(double x) {
 
 /// Hyperbolic tangent.
 inline float vtanh(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const float magnitude = std::bit_cast<float>(bits & 0x7fffffffu);
+  const float magnitude = std::fabs(x);
   const float bounded = magnitude > 10.0f ? 10.0f : magnitude;  // tanh(10) rounds to 1
-  const float e = vexpm1(2.0f * bounded);
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(e / (e + 2.0f)) | (bits & 0x80000000u));
+  const float e = detail::expm1_in_range(2.0f * bounded);
+  return std::copysign(e / (e + 2.0f), x);
 }
 inline double vtanh(double x) {
   return std::tanh(x);
@@ -148,8 +153,7 @@ inline double vsigmoid(double x) {
 
 /// Error function 2/sqrt(pi) * integral of e^(-t^2) from 0 to x.
 inline float verf(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x);
-  const float magnitude = std::bit_cast<float>(bits & 0x7fffffffu);
+  const float magnitude = std::fabs(x);
   const float t = x * x;
   float near = 0x1.496a1ep-14f;  // erf(x) / x - 1 in x^2, for |x| <= 1
   near = near * t - 0x1.a3f6f8p-11f;
@@ -169,7 +173,7 @@ inline float verf(float x) {
   far = far * a - 0x1.661a16p-12f;
   far = 1.0f - vexp(far);
   const float result = magnitude <= 1.0f ? near : far;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(result) | (bits & 0x80000000u));
+  return std::copysign(result, x);
 }
 inline double verf(double x) {
   return std::erf(x);

@@ -120,6 +120,93 @@ TEST(Tensor, ItemConvertsAndWantsOneElement) {
   EXPECT_THROW(zeros({2}).item<float>(), ShapeError);
 }
 
+TEST(Tensor, ViewsOfViewsKeepTheirPlaceInTheStorage) {
+  const Tensor x = counting({4, 5, 6});
+  const Tensor part = x.slice(0, 1, 4, 2).select(1, 3).slice(1, 2, 6, 3);  // [1,3] x 3 x [2,5]
+  EXPECT_EQ(part.offset(), 30 + 18 + 2);
+  EXPECT_EQ(part.strides(), (Strides{60, 3}));
+  EXPECT_EQ(ints(part), (std::vector<int64_t>{50, 53, 110, 113}));
+  EXPECT_EQ(part.data<int64_t>(), x.data<int64_t>() + 50);
+  EXPECT_EQ(ints(part.transpose(0, 1).unsqueeze(1).expand({2, 2, 2})),
+            (std::vector<int64_t>{50, 110, 50, 110, 53, 113, 53, 113}));
+  EXPECT_EQ(ints(part.reshape({4})), ints(part));
+  EXPECT_THROW(part.view({4}), ShapeError);
+}
+
+TEST(Tensor, HandlesAndViewsShareOneVersion) {
+  Tensor x = zeros({4});
+  const Tensor handle = x;
+  Tensor view = x.slice(0, 1, 3);
+  const uint64_t version = x.version();
+  view.fill_(2);
+  EXPECT_EQ(handle.version(), version + 1);
+  x.zero_();
+  EXPECT_EQ(view.version(), version + 2);
+  view.copy_(ones({2}));
+  EXPECT_EQ(x.version(), version + 3);
+  EXPECT_EQ(x.clone().version(), x.clone().version());
+  (void)x.reshape({2, 2}).to_vector<float>();  // reading changes nothing
+  EXPECT_EQ(x.version(), version + 3);
+}
+
+TEST(Tensor, KeepsItsStorageAliveThroughViews) {
+  Tensor row;
+  {
+    const Tensor x = counting({3, 4});
+    row = x.select(0, 1);
+  }
+  EXPECT_EQ(ints(row), (std::vector<int64_t>{4, 5, 6, 7}));
+  EXPECT_EQ(row.storage().use_count(), 1);
+}
+
+TEST(Tensor, BorrowsMemoryOfOthersForAsLongAsItsOwnerLives) {
+  const auto owner = std::make_shared<std::vector<float>>(std::vector<float>{1, 2, 3});
+  {
+    const auto storage = std::make_shared<Storage>(owner->data(), 3 * sizeof(float), kCpu, owner);
+    Tensor x(storage, Layout{{3}, {1}, 0}, DType::f32);
+    EXPECT_EQ(owner.use_count(), 2);
+    x.fill_(7);
+  }
+  EXPECT_EQ(owner.use_count(), 1);
+  EXPECT_EQ(*owner, (std::vector<float>{7, 7, 7}));
+}
+
+TEST(Tensor, VectorsRoundTripInEveryType) {
+  const auto round_trip = []<class T>(std::vector<T> values) {
+    const Tensor x = from_vector(values, {static_cast<int64_t>(values.size())});
+    EXPECT_EQ(x.dtype(), dtype_of<T>);
+    const std::vector<T> back = x.template to_vector<T>();
+    ASSERT_EQ(back.size(), values.size());
+    for (size_t i = 0; i < values.size(); ++i)
+      EXPECT_EQ(static_cast<double>(back[i]), static_cast<double>(values[i]));
+  };
+  round_trip(std::vector<double>{1.1, -2, 1e300});
+  round_trip(std::vector<float>{1.5f, -2, 1e30f});
+  round_trip(std::vector<bf16>{bf16(1.5f), bf16(-3)});
+  round_trip(std::vector<f16>{f16(1.5f), f16(-3)});
+  round_trip(std::vector<int64_t>{INT64_MIN, -1, INT64_MAX});
+  round_trip(std::vector<int32_t>{INT32_MIN, -1, INT32_MAX});
+  round_trip(std::vector<uint8_t>{0, 128, 255});
+  round_trip(std::vector<bool>{true, false});
+}
+
+TEST(Tensor, UndefinedTensorsRefuseToBeRead) {
+  const Tensor nothing;
+  EXPECT_FALSE(nothing.defined());
+  EXPECT_EQ(describe(nothing), "undefined");
+  EXPECT_THROW(nothing.device(), ShapeError);
+  EXPECT_THROW(nothing.data<float>(), Error);
+}
+
+TEST(Factories, CountUpAndDown) {
+  EXPECT_EQ(ints(arange(2, 9, 3)), (std::vector<int64_t>{2, 5, 8}));
+  EXPECT_EQ(ints(arange(5, -4, -3)), (std::vector<int64_t>{5, 2, -1}));
+  EXPECT_EQ(arange(3, 3).numel(), 0);
+  EXPECT_EQ(arange(3, 9, -1).numel(), 0);
+  EXPECT_THROW(arange(0, 3, 0), ConfigError);
+  EXPECT_EQ(arange(0, 3, 1, DType::bf16).dtype(), DType::bf16);
+}
+
 TEST(Factories, RefuseImpossibleShapes) {
   EXPECT_THROW(empty({-1}), ShapeError);
   EXPECT_THROW(empty({int64_t{1} << 40, int64_t{1} << 40}), ShapeError);
