@@ -19,13 +19,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 build=$root/build
 out=$root/runs/demo
 no_install=()
-fresh=0
+resume=auto
 text=
 train_flags=()
 while (($#)); do
   case $1 in
     --no-install) no_install=(--no-install) ;;
-    --fresh) fresh=1 ;;
+    --fresh) resume=never ;;
     --text | --out-dir | --build-dir)
       (($# > 1)) || usage_error "$1 needs a value"
       case $1 in
@@ -77,7 +77,6 @@ if [[ -z $text ]]; then
     prompt="Once"
   fi
 fi
-if ((fresh)); then rm -rf "$out/checkpoints"; fi
 if [[ $text ]]; then
   run tokenize tokenize --input "$text" --tokenizer bytes --out "$data"
 fi
@@ -87,7 +86,7 @@ config=$root/apps/configs/demo.ini
 length=()
 if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
   preset_steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$config")
-  if [[ -r $out/config.ini ]] && ((!fresh)); then
+  if [[ -r $out/config.ini && $resume == auto ]]; then
     steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$out/config.ini")
   else
     say "timing a training step"
@@ -99,7 +98,7 @@ if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
   fi
   length=(--max-steps "$steps")
 fi
-run training train --config "$config" --data "$data" --out-dir "$out" --resume auto \
+run training train --config "$config" --data "$data" --out-dir "$out" --resume "$resume" \
   ${length[@]+"${length[@]}"} ${train_flags[@]+"${train_flags[@]}"}
 run evaluation eval --run "$out" --suite loss
 run writing generate --run "$out" --prompt "$prompt" --max-new-tokens 400 --temperature 0.8 --seed 1
