@@ -8,9 +8,9 @@
 namespace weft::simd {
 
 /// function(lane) of every lane; the compiler turns it into vector code where the function is one
-/// of vector_math.h.
+/// of vector_math.h. Flattened: a call that is not inlined would keep the loop scalar.
 template <class A, class Function>
-inline Vec<A> map(Vec<A> v, Function function) {
+[[gnu::flatten]] inline Vec<A> map(Vec<A> v, Function function) {
   A lanes[kLanes<A>];
   std::memcpy(lanes, &v, sizeof(v));
   for (int lane = 0; lane < kLanes<A>; ++lane) lanes[lane] = function(lanes[lane]);
