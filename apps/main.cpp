@@ -83,7 +83,8 @@ void print_error(std::string text) {
   for (char& c : text) {
     if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = c == '\n' ? ' ' : '?';
   }
-  fmt::print(stderr, "weft: {}\n", text);
+  // Not fmt::print(): it throws where stderr is a file on a full disk.
+  std::fputs(fmt::format("weft: {}\n", text).c_str(), stderr);
 }
 
 /// False when not everything printed has reached stdout (a full disk).

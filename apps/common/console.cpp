@@ -76,14 +76,14 @@ void Console::error(const std::string& line) {
 
 void Console::status(const std::string& line) {
   if (!is_terminal_ || !wants_status_) return;
-  fmt::print(stderr, "\r\x1b[K{}", line);
+  std::fputs(fmt::format("\r\x1b[K{}", line).c_str(), stderr);
   std::fflush(stderr);
   shows_status_ = true;
 }
 
 void Console::clear_status() {
   if (!shows_status_) return;
-  fmt::print(stderr, "\r\x1b[K");
+  std::fputs("\r\x1b[K", stderr);
   std::fflush(stderr);
   shows_status_ = false;
 }

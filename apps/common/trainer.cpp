@@ -128,11 +128,11 @@ int Trainer::run() {
     console_.info(fmt::format("nothing to do: the run has its {} steps", steps_done_));
     return kDone;
   }
+  const StopSignals signals;
   run_->begin(steps_done_, config_text_, *data_.tokenizer);
   product_rate_ = measure_product_rate(model_->config().compute_dtype);
   loader_.seek(steps_done_);
   model_->train();
-  const StopSignals signals;
   TrainingStep training_step(*model_, *optimizer_, schedule_, config_.optimizer.grad_clip,
                              dropout_generator_);
   while (steps_done_ < config_.max_steps) {
