@@ -55,6 +55,7 @@ int generate(const std::vector<std::string>& arguments) {
   if (options.given("prompt") && options.given("prompt-file")) {
     throw UsageError("--prompt and --prompt-file exclude each other");
   }
+  const StopSignals signals;
   if (threads > 0) set_num_threads(static_cast<int>(threads));
   if (!prompt_file.empty()) {
     std::ifstream file(prompt_file, std::ios::binary);
@@ -76,7 +77,7 @@ int generate(const std::vector<std::string>& arguments) {
   if (ids.empty())
     throw UsageError("--prompt is empty; the model needs at least one token to continue");
 
-  const StopSignals signals;
+  StopSignals::note_first();
   io::StreamDecoder decoder(run.tokenizer);
   Generator generator(seed);
   if (options.given("prompt") || !prompt_file.empty()) std::cout << prompt << std::flush;

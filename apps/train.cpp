@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "common/exit_code.h"
 #include "common/options.h"
+#include "common/signals.h"
 #include "common/train_config.h"
 #include "common/trainer.h"
 
@@ -25,6 +26,7 @@ int train(const std::vector<std::string>& arguments) {
     std::cout << options.to_config(/*by_origin=*/true);
     return kDone;
   }
+  const StopSignals signals;
   if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
 
   Console console(config.console);

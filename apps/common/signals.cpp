@@ -1,7 +1,8 @@
 #include "common/signals.h"
 
-#include <csignal>
+#include <atomic>
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include "common/exit_code.h"
@@ -9,30 +10,48 @@
 namespace weft::apps {
 namespace {
 
-volatile std::sig_atomic_t stop_signal = 0;
+std::atomic<bool> notes_first{false};
+std::atomic<bool> ending{false};
+std::atomic<int> stop_signal{0};
 
-extern "C" void on_stop_signal(int signal) {
-  if (stop_signal != 0) _exit(kSignalBase + signal);
-  stop_signal = signal;
+sigset_t stop_set() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGTERM);
+  return set;
 }
 
-void install(void (*handler)(int)) {
-  struct sigaction action = {};
-  action.sa_handler = handler;
-  sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+void take_signals() {
+  const sigset_t set = stop_set();
+  while (!ending) {
+    int signal = 0;
+    if (sigwait(&set, &signal) != 0 || ending) continue;
+    if (!notes_first || stop_signal != 0) _exit(kSignalBase + signal);
+    stop_signal = signal;
+  }
 }
 
 }  // namespace
 
 StopSignals::StopSignals() {
+  notes_first = false;
+  ending = false;
   stop_signal = 0;
-  install(&on_stop_signal);
+  const sigset_t set = stop_set();
+  pthread_sigmask(SIG_BLOCK, &set, &before_);
+  thread_ = std::thread(&take_signals);
 }
 
 StopSignals::~StopSignals() {
-  install(SIG_DFL);
+  ending = true;
+  pthread_kill(thread_.native_handle(), SIGTERM);  // wakes it
+  thread_.join();
+  pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+}
+
+void StopSignals::note_first() {
+  notes_first = true;
 }
 
 int StopSignals::requested() {

@@ -1,9 +1,17 @@
 #pragma once
 
+#include <csignal>
+#include <thread>
+
 namespace weft::apps {
 
-/// While one exists, SIGINT and SIGTERM ask for a stop instead of ending the process: the first is
-/// seen through requested(), a second ends the process at once with 128 + n.
+/// Takes SIGINT and SIGTERM while it lives, in a thread of its own. Kernels that oneDNN generates
+/// use the stack pointer as a common register, so a handler that runs in a computing thread would
+/// overwrite the heap. One at a time, made before any thread that computes: threads inherit that
+/// the signals pass them by.
+///
+/// At first a signal ends the process at once, with 128 + n. After note_first() the first one is
+/// only noted, for the loop that asks requested(), and the second ends the process.
 class StopSignals {
  public:
   StopSignals();
@@ -11,8 +19,13 @@ class StopSignals {
   StopSignals(const StopSignals&) = delete;
   StopSignals& operator=(const StopSignals&) = delete;
 
-  /// The signal that came, or 0.
+  static void note_first();
+  /// The signal that asks for a stop; 0 when none has come.
   static int requested();
+
+ private:
+  sigset_t before_;
+  std::thread thread_;
 };
 
 }  // namespace weft::apps

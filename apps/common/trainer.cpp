@@ -128,7 +128,7 @@ int Trainer::run() {
     console_.info(fmt::format("nothing to do: the run has its {} steps", steps_done_));
     return kDone;
   }
-  const StopSignals signals;
+  StopSignals::note_first();
   run_->begin(steps_done_, config_text_, *data_.tokenizer);
   product_rate_ = measure_product_rate(model_->config().compute_dtype);
   loader_.seek(steps_done_);

@@ -32,8 +32,8 @@ class Trainer {
   /// Prints what will be trained: version, machine, parameters by part, tokens, estimated memory,
   /// output folder.
   void describe() const;
-  /// Trains to the end, or until a signal asks for a stop. Returns an exit code. Throws
-  /// NonFiniteError.
+  /// Trains to the end, or until a signal asks for a stop (while a StopSignals lives). Returns an
+  /// exit code. Throws NonFiniteError.
   int run();
 
  private:

@@ -109,6 +109,22 @@ TEST_P(StopSignal, SavesAndTheSameCommandContinues) {
 INSTANTIATE_TEST_SUITE_P(Signals, StopSignal, testing::Values(SIGINT, SIGTERM),
                          [](const auto& info) { return info.param == SIGINT ? "Int" : "Term"; });
 
+TEST(StopSignals, DoNotDisturbLargeMatrixProducts) {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 12; ++i) {
+    // The run begins with products of 768 x 768, which is where most of these signals come.
+    const std::string run = (folder / std::to_string(i)).string();
+    Process process(train_arguments("builtin:stories", run, {"--max-steps", "1M", "-q"}));
+    ASSERT_TRUE(process.wait_for(run + "/metrics.csv"));
+    std::this_thread::sleep_for(std::chrono::milliseconds(5 * i));
+    process.send(SIGTERM);
+    const Outcome outcome = process.wait();
+    EXPECT_EQ(outcome.code, 128 + SIGTERM) << outcome.err;
+    EXPECT_FALSE(outcome.killed);
+    EXPECT_EQ(weft({"inspect", run}).code, 0);
+  }
+}
+
 TEST(StopSignals, ASecondOneStopsAtOnce) {
   const TemporaryFolder folder;
   // One step takes minutes here.
