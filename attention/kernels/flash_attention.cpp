@@ -71,6 +71,15 @@ FlashAttentionParams make_params(const char* op, const Tensor& q, const Tensor& 
              q.size(2), k.size(2), q, k);
   WEFT_CHECK(options.window >= 0, ConfigError, "{}: window must be 0 (none) or above, got {}", op,
              options.window);
+  WEFT_CHECK(options.key_length >= 1 && options.key_stride >= 1, ConfigError,
+             "{}: key_length and key_stride must be at least 1, got {} and {}", op,
+             options.key_length, options.key_stride);
+  const bool compressed = options.key_length > 1 || options.key_stride > 1;
+  WEFT_CHECK(!compressed || (options.position.has_value() && options.window == 0), ConfigError,
+             "{}: keys of {} tokens, {} apart, need a position and no window (window {})", op,
+             options.key_length, options.key_stride, options.window);
+  WEFT_CHECK(options.position.value_or(0) >= 0, ConfigError,
+             "{}: position must be at least 0, got {}", op, *options.position);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
   WEFT_CHECK(std::isfinite(scale) && scale > 0, ConfigError,
              "{}: scale must be finite and above 0, got {}", op, scale);
@@ -86,6 +95,9 @@ FlashAttentionParams make_params(const char* op, const Tensor& q, const Tensor& 
   params.value_dim = v.size(3);
   params.causal = options.causal;
   params.window = options.window;
+  params.position = options.position.value_or(params.keys - params.queries);
+  params.key_length = options.key_length;
+  params.key_stride = options.key_stride;
   params.scale = scale;
   params.q = view_of(q);
   params.k = view_of(k);

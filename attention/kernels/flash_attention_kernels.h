@@ -22,6 +22,8 @@ struct FlashAttentionParams {
   int64_t batch = 0, queries = 0, keys = 0, heads = 0, kv_heads = 0, dim = 0, value_dim = 0;
   bool causal = true;
   int64_t window = 0;
+  int64_t position = 0;  // of the first query; below 0 where the first queries see no key
+  int64_t key_length = 1, key_stride = 1;
   double scale = 1;
   HeadsView q, k, v, o;
   void* lse = nullptr;
@@ -32,10 +34,10 @@ struct FlashAttentionParams {
     bool empty() const { return first >= last; }
   };
   Range visible_keys(int64_t begin, int64_t end) const {
-    const int64_t shift = keys - queries;
-    const int64_t last = causal ? shift + end : keys;
-    const int64_t first = window > 0 ? shift + begin - window + 1 : 0;
-    return {first > 0 ? first : 0, last};
+    const int64_t past = position + end - key_length;  // tokens after the first key's last one
+    const int64_t last = !causal ? keys : past < 0 ? 0 : past / key_stride + 1;
+    const int64_t first = window > 0 ? position + begin - window + 1 : 0;
+    return {first > 0 ? first : 0, last < keys ? last : keys};
   }
 };
 

@@ -30,8 +30,9 @@ struct Problem {
     return (b * keys + s) * kv_heads + h / (heads / kv_heads);
   }
   bool visible(int64_t t, int64_t s) const {
-    const int64_t position = keys - queries + t;
-    return (!options.causal || s <= position) &&
+    const int64_t position = options.position.value_or(keys - queries) + t;
+    const int64_t last_token = s * options.key_stride + options.key_length - 1;
+    return (!options.causal || last_token <= position) &&
            (options.window == 0 || s > position - options.window);
   }
 

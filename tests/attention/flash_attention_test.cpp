@@ -27,7 +27,9 @@ struct Case {
 void PrintTo(const Case& c, std::ostream* out) {
   *out << "B" << c.batch << " T" << c.queries << " S" << c.keys << " H" << c.heads << " Hk"
        << c.kv_heads << " D" << c.dim << " Dv" << c.value_dim
-       << (c.options.causal ? " causal" : " full") << " window" << c.options.window;
+       << (c.options.causal ? " causal" : " full") << " window" << c.options.window << " position"
+       << c.options.position.value_or(-1) << " key " << c.options.key_length << "/"
+       << c.options.key_stride;
 }
 
 struct Data {
@@ -110,6 +112,25 @@ std::vector<Case> shape_cases() {
       cases.push_back({1, t, s, 2, 2, 7, 3, {.causal = false, .window = 9}});
     }
   }
+  // Compressed keys: (T - length) / stride + 1 of them, none for the first queries.
+  for (const int64_t t : {3, 17, 64, 130, 301}) {
+    for (const auto& [length, stride] : {std::pair{4, 2}, {1, 1}, {16, 16}, {32, 16}}) {
+      const int64_t keys = t < length ? 0 : (t - length) / stride + 1;
+      cases.push_back(
+          {1, t, keys, 4, 2, 16, 24, {.position = 0, .key_length = length, .key_stride = stride}});
+      cases.push_back(
+          {2,
+           std::min<int64_t>(t, 5),
+           keys,
+           4,
+           1,
+           8,
+           8,
+           {.position = t - std::min<int64_t>(t, 5), .key_length = length, .key_stride = stride}});
+    }
+  }
+  cases.push_back({1, 40, 40, 2, 1, 8, 8, {.window = 6, .position = 0}});
+  cases.push_back({1, 9, 40, 2, 1, 8, 8, {.window = 6, .position = 12}});
   cases.push_back({1, 200, 333, 8, 2, 64, 64, {}});
   cases.push_back({1, 130, 130, 2, 2, 128, 128, {}});
   cases.push_back({1, 70, 70, 2, 2, 192, 128, {.scale = 0.1}});
@@ -135,6 +156,12 @@ TEST(FlashAttention, RandomShapesMatchOracle) {
     c.value_dim = draw(1, 70);
     c.options.causal = draw(0, 3) != 0;
     c.options.window = draw(0, 1) == 0 ? 0 : draw(1, 150);
+    if (draw(0, 2) == 0) {
+      c.options.window = 0;
+      c.options.position = draw(0, 300);
+      c.options.key_length = draw(1, 20);
+      c.options.key_stride = draw(1, 20);
+    }
     expect_matches_oracle(c, DType::f32, 1e-5, static_cast<uint64_t>(i) + 10);
     expect_matches_oracle(c, DType::f64, 1e-12, static_cast<uint64_t>(i) + 10);
   }

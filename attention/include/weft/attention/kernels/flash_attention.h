@@ -7,13 +7,21 @@
 
 namespace weft::attention {
 
-/// Which keys a query sees, and how scores are scaled. Query row t of T stands at absolute position
-/// p = S - T + t (its row is aligned to the end of the S keys, as with a cache) and sees key s when
-/// (not causal or s <= p) and (no window or s > p - window).
+/// Which keys a query sees, and how scores are scaled. Query row t stands at absolute position
+/// p = position + t and sees key s when (not causal or s <= p) and (no window or s > p - window).
+///
+/// A key may also stand for several tokens, as compressed keys do: key s for the key_length tokens
+/// from s * key_stride on. Under a causal mask it is seen once its last token is, i.e. when
+/// s * key_stride + key_length - 1 <= p (arXiv 2502.11089, equation 7).
 struct FlashAttentionOptions {
   bool causal = true;
   int64_t window = 0;             ///< keys seen, the query's own included; 0 means all
   std::optional<double> scale{};  ///< of the scores, above 0; 1 / sqrt(D) unless set
+  /// Absolute position of the first query. Unless set S - T, which aligns the last query with the
+  /// last key, as with a cache. Must be set, and at least 0, where keys stand for several tokens.
+  std::optional<int64_t> position{};
+  int64_t key_length = 1;
+  int64_t key_stride = 1;
 };
 
 struct FlashAttentionOutput {
