@@ -1,13 +1,19 @@
 #include <filesystem>
 #include <iostream>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "weft/attention/op_table.h"
 #include "weft/io/checkpoint.h"
 #include "weft/io/token_dataset.h"
+#include "weft/optim/op_table.h"
 #include "weft/tensor/error.h"
+#include "weft/tensor/op_table.h"
 
 #include "commands.h"
 #include "common/console.h"
@@ -118,17 +124,85 @@ void print_text(const Json& result) {
   }
 }
 
+/// The op tables of the libraries, by folder.
+const std::vector<std::pair<std::string, const OpTable*>>& op_tables() {
+  static const std::vector<std::pair<std::string, const OpTable*>> tables = {
+      {"tensor", &op_table()},
+      {"attention", &attention::op_table()},
+      {"optim", &optim::op_table()},
+  };
+  return tables;
+}
+
+std::vector<std::string> type_names(DTypeSet dtypes) {
+  std::vector<std::string> names;
+  for (const DType dtype : kEveryDType) {
+    if (dtypes.contains(dtype)) names.emplace_back(to_string(dtype));
+  }
+  return names;
+}
+
+Json ops_as_json() {
+  Json ops = Json::array();
+  for (const auto& [folder, table] : op_tables()) {
+    for (const OpInfo& op : table->ops()) {
+      ops.push_back({{"name", op.name},
+                     {"folder", folder},
+                     {"kernel", op.kernel},
+                     {"cpu", type_names(op.dtypes_on(DeviceType::cpu))},
+                     {"cuda", type_names(op.dtypes_on(DeviceType::cuda))}});
+    }
+  }
+  return ops;
+}
+
+/// One line an op and device.
+void print_ops() {
+  const auto row = [](const std::string& name, const char* device, const auto& cell_of) {
+    std::cout << fmt::format("{:<25}{:<6}", name, device);
+    for (const DType dtype : kEveryDType) std::cout << fmt::format(" {:>4}", cell_of(dtype));
+    std::cout << "\n";
+  };
+  row("op", "device", [](DType dtype) { return to_string(dtype); });
+  for (const auto& [folder, table] : op_tables()) {
+    std::cout << folder << "\n";
+    for (const OpInfo& op : table->ops()) {
+      for (const DeviceType device : {DeviceType::cpu, DeviceType::cuda}) {
+        if (!(device == DeviceType::cpu ? op.on_cpu : op.on_cuda)) continue;
+        row(fmt::format("  {}", op.name), device == DeviceType::cpu ? "cpu" : "cuda",
+            [types = op.dtypes_on(device)](DType dtype) {
+              return types.contains(dtype) ? "yes" : "-";
+            });
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int inspect(const std::vector<std::string>& arguments) {
+  bool ops = false;
   std::string format = "text";
   Options options("inspect",
-                  "Shows what a checkpoint, dataset or run folder holds, and verifies it.",
+                  "Shows what a checkpoint, dataset or run folder holds, and verifies it; or what "
+                  "the ops of this build take.",
                   "weft inspect runs/a", "PATH");
+  options.add("ops", &ops, "instead of PATH: every op, with its types on each device")
+      .not_in_config();
   options.add("format", &format, "of the result on stdout", {"text", "json"}).not_in_config();
   if (!options.parse(arguments)) return kDone;
+  if (ops) {
+    if (!options.positional().empty())
+      throw UsageError("inspect: --ops and a path exclude each other");
+    if (format == "json") {
+      std::cout << ops_as_json().dump(2) << "\n";
+    } else {
+      print_ops();
+    }
+    return kDone;
+  }
   if (options.positional().size() != 1)
-    throw UsageError("inspect: needs one path; weft inspect --help");
+    throw UsageError("inspect: needs one path, or --ops; weft inspect --help");
   const Json result = inspect_path(options.positional().front());
   if (format == "json") {
     std::cout << result.dump(2, ' ', false, Json::error_handler_t::replace) << "\n";

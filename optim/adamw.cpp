@@ -8,6 +8,7 @@
 
 #include "adamw_step.h"
 #include "kernels/adamw.h"
+#include "kernels/op_list.h"
 
 namespace weft::optim {
 namespace {
@@ -64,6 +65,10 @@ void AdamW::update(std::span<const Update> updates, double lr, double grad_scale
                                     weight_decay_of(*u.state, options_.weight_decay)));
   }
   adamw_step(options_, items, grad_scale);
+}
+
+void list_adamw_ops(OpTable& table) {
+  table.add(kAdamW, kParameterTypes);
 }
 
 }  // namespace weft::optim

@@ -9,6 +9,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "kernels/grad_norm.h"
+#include "kernels/op_list.h"
 
 namespace weft::optim {
 namespace {
@@ -126,6 +127,12 @@ std::optional<NonFiniteGrad> find_non_finite_grad(const NamedParameters& paramet
 void check_finite_grads(const NamedParameters& parameters, int64_t step) {
   WEFT_CHECK(!find_non_finite_grad(parameters), AutogradError, "step {}: {}", step,
              explain(parameters));
+}
+
+void list_clip_ops(OpTable& table) {
+  table.add(kSumOfSquares, kFloatingTypes);
+  table.add(kScale, kFloatingTypes);
+  table.add(kFindNonFinite, kFloatingTypes);
 }
 
 }  // namespace weft::optim

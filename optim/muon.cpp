@@ -12,6 +12,7 @@
 
 #include "adamw_step.h"
 #include "kernels/muon.h"
+#include "kernels/op_list.h"
 #include "newton_schulz.h"
 
 namespace weft::optim {
@@ -138,6 +139,13 @@ void Muon::update_matrices(std::vector<const Update*> updates, double lr, double
     kApply(device)(params, newton_schulz(std::move(stacked), options_.newton_schulz_steps), stream);
     begin = end;
   }
+}
+
+void list_muon_ops(OpTable& table) {
+  // The three parts of a step.
+  table.add(kMomentum, kParameterTypes, {"muon_momentum"});
+  table.add(kDirection, kParameterTypes, {"muon_direction"});
+  table.add(kApply, kParameterTypes, {"muon_apply"});
 }
 
 }  // namespace weft::optim

@@ -6,6 +6,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "kernels/op_list.h"
 #include "kernels/sgd.h"
 
 namespace weft::optim {
@@ -45,6 +46,10 @@ void Sgd::update(std::span<const Update> updates, double lr, double grad_scale) 
   }
   const Device device = updates.front().parameter.device();
   kSgd(device)({items, options_.momentum, options_.nesterov, grad_scale}, current_stream(device));
+}
+
+void list_sgd_ops(OpTable& table) {
+  table.add(kSgd, kParameterTypes);
 }
 
 }  // namespace weft::optim

@@ -6,6 +6,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "kernels/flash_attention_kernels.h"
+#include "kernels/op_list.h"
 
 namespace weft::attention {
 namespace {
@@ -168,6 +169,11 @@ void flash_attention_backward_into(FlashAttentionGradients& grads, const Tensor&
   params.dq_sum = view_of(dq_sum);
   if (q.numel() + k.numel() > 0) kBackward(q.device())(params, current_stream(q.device()));
   for (const Tensor* grad : {&grads.dq, &grads.dk, &grads.dv}) grad->storage()->bump_version();
+}
+
+void list_flash_attention_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes);
+  table.add(kBackward, kFloatingTypes);
 }
 
 }  // namespace weft::attention

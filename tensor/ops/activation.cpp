@@ -5,6 +5,7 @@
 
 #include "ops/activation_kernels.h"
 #include "ops/elementwise.h"
+#include "ops/op_list.h"
 #include "ops/rows.h"
 
 namespace weft {
@@ -132,6 +133,13 @@ Tensor swiglu_packed_backward(const Tensor& dy, const Tensor& packed) {
   auto [dgate, dup] = halves("swiglu_packed_backward", dpacked);
   swiglu_backward_into(dgate, dup, dy, gate, up);
   return dpacked;
+}
+
+void list_activation_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes, {"silu", "gelu"});
+  table.add(kBackward, kFloatingTypes, {"silu_backward", "gelu_backward"});
+  table.add(kSwigluForward, kFloatingTypes);
+  table.add(kSwigluBackward, kFloatingTypes);
 }
 
 }  // namespace weft

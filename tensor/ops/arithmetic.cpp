@@ -5,6 +5,7 @@
 #include "weft/tensor/ops/unary.h"
 
 #include "ops/arithmetic_kernels.h"
+#include "ops/op_list.h"
 #include "ops/operand.h"
 
 namespace weft {
@@ -167,6 +168,13 @@ Tensor& div_(Tensor& a, const Tensor& b) {
 }
 Tensor& div_(Tensor& a, double b) {
   return binary_in_place(BinaryOp::div, "div_", a, b);
+}
+
+void list_arithmetic_ops(OpTable& table) {
+  table.add(
+      kBinary, kNumericTypes,
+      {"add", "sub", "mul", "div", "maximum", "minimum", "pow", "neg", "sub_", "mul_", "div_"});
+  table.add(kAddScaled, kNumericTypes);
 }
 
 }  // namespace weft

@@ -6,6 +6,7 @@
 #include "weft/tensor/ops/unary.h"
 
 #include "ops/batch_norm_kernels.h"
+#include "ops/op_list.h"
 
 namespace weft {
 namespace {
@@ -148,6 +149,12 @@ BatchNormGrads batch_norm_backward(const Tensor& dy, const Tensor& x, const Tens
   params.constant_statistics = constant_statistics;
   if (x.numel() > 0) kBackward(x.device())(params, current_stream(x.device()));
   return {params.dx.view(x.shape()), params.dgain, params.dbias};
+}
+
+void list_batch_norm_ops(OpTable& table) {
+  table.add(kStatistics, kFloatingTypes, {"batch_norm_train"});
+  table.add(kNormalize, kFloatingTypes, {"batch_norm_eval"});
+  table.add(kBackward, kFloatingTypes);
 }
 
 }  // namespace weft

@@ -4,6 +4,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "ops/compare_kernels.h"
+#include "ops/op_list.h"
 
 namespace weft {
 namespace {
@@ -135,6 +136,15 @@ Tensor isfinite(const Tensor& x) {
 bool all_finite(const Tensor& x) {
   check_floating("all_finite", x);
   return x.numel() == 0 || kAllFinite(x.device())(x, current_stream(x.device()));
+}
+
+void list_compare_ops(OpTable& table) {
+  table.add(kCompare, kAllTypes, {"eq", "ne", "lt", "le", "gt", "ge"});
+  table.add(kCompare, {DType::boolean},
+            {"logical_and", "logical_or", "logical_xor", "logical_not"});
+  table.add(kWhere, kAllTypes);
+  table.add(kClassify, kFloatingTypes, {"isnan", "isfinite"});
+  table.add(kAllFinite, kFloatingTypes);
 }
 
 }  // namespace weft

@@ -9,6 +9,7 @@
 #include "weft/tensor/ops/reduce.h"
 
 #include "ops/conv_kernels.h"
+#include "ops/op_list.h"
 
 namespace weft {
 namespace {
@@ -210,6 +211,12 @@ Tensor conv1d_backward_weight(const Tensor& dy, const Tensor& x, const Shape& we
   return conv2d_backward_weight(with_height(kOp, "dy", dy), with_height(kOp, "x", x),
                                 with_height(kOp, weight_shape), over_width(options), out_dtype)
       .squeeze(2);
+}
+
+void list_conv_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes);
+  table.add(kBackwardInput, kFloatingTypes);
+  table.add(kBackwardWeight, kFloatingTypes);
 }
 
 }  // namespace weft

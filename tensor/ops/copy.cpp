@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/operand.h"
 
 namespace weft {
@@ -31,6 +32,11 @@ Tensor& Tensor::fill_(double value) {
   if (numel() > 0) kFill(device())(*this, value, current_stream(device()));
   storage_->bump_version();
   return *this;
+}
+
+void list_copy_ops(OpTable& table) {
+  table.add(kCopy, kAllTypes);
+  table.add(kFill, kAllTypes);
 }
 
 }  // namespace weft

@@ -8,6 +8,7 @@
 #include "weft/tensor/ops/matmul.h"
 
 #include "ops/cross_entropy_kernels.h"
+#include "ops/op_list.h"
 #include "ops/rows.h"
 
 namespace weft {
@@ -218,6 +219,12 @@ Tensor linear_cross_entropy_per_token(const Tensor& hidden, const Tensor& weight
              hidden, weight, targets,
              {.ignore_index = ignore_index, .label_smoothing = label_smoothing})
       .losses;
+}
+
+void list_cross_entropy_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes);
+  table.add(kBackward, kFloatingTypes);
+  table.add(kBoth, kFloatingTypes);
 }
 
 }  // namespace weft

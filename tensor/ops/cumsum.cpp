@@ -4,6 +4,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "ops/cumsum_kernels.h"
+#include "ops/op_list.h"
 
 namespace weft {
 namespace {
@@ -26,6 +27,10 @@ Tensor cumsum(const Tensor& x, int axis, bool exclusive, bool reverse) {
   kCumsum(x.device())(x.contiguous().view(lines), out, exclusive, reverse,
                       current_stream(x.device()));
   return y;
+}
+
+void list_cumsum_ops(OpTable& table) {
+  table.add(kCumsum, kAllTypes);
 }
 
 }  // namespace weft

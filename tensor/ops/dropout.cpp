@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/operand.h"
 #include "ops/random_kernels.h"
 
@@ -30,6 +31,10 @@ Tensor dropout(const Tensor& x, double p, GeneratorState state) {
   Tensor out = empty_like(x);
   if (x.numel() > 0) kDropout(x.device())(x, p, state, out, current_stream(x.device()));
   return out;
+}
+
+void list_dropout_ops(OpTable& table) {
+  table.add(kDropout, kFloatingTypes);
 }
 
 }  // namespace weft

@@ -5,6 +5,7 @@
 
 #include "ops/embedding_kernels.h"
 #include "ops/index_check.h"
+#include "ops/op_list.h"
 #include "ops/rows.h"
 
 namespace weft {
@@ -59,6 +60,11 @@ Tensor embedding_backward(const Tensor& dy, const Tensor& ids, int64_t vocabular
     kBackward(dy.device())(as_rows(dy), list, dtable, current_stream(dy.device()));
   }
   return dtable;
+}
+
+void list_embedding_ops(OpTable& table) {
+  table.add(kForward, kAllTypes);
+  table.add(kBackward, kFloatingTypes);
 }
 
 }  // namespace weft

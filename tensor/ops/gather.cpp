@@ -6,6 +6,7 @@
 #include "ops/elementwise.h"
 #include "ops/gather_kernels.h"
 #include "ops/index_check.h"
+#include "ops/op_list.h"
 
 namespace weft {
 namespace {
@@ -125,6 +126,12 @@ Tensor index_add(const Tensor& x, int axis, const Tensor& index, const Tensor& s
   WEFT_CHECK(x.defined(), ShapeError, "index_add: undefined tensor");
   Tensor result = x.clone();
   return index_add_(result, axis, index, source);
+}
+
+void list_gather_ops(OpTable& table) {
+  table.add(kGather, kAllTypes, {"gather", "index_select"});
+  table.add(kScatterAdd, kFloatingTypes | DTypeSet{DType::i64, DType::i32},
+            {"scatter_add", "index_add"});
 }
 
 }  // namespace weft

@@ -4,6 +4,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "ops/layer_norm_kernels.h"
+#include "ops/op_list.h"
 #include "ops/rows.h"
 
 namespace weft {
@@ -66,6 +67,11 @@ LayerNormGrads layer_norm_backward(const Tensor& dy, const Tensor& x, const Tens
   if (wants.dgain) grads.dgain = params.dgain_dbias.select(0, 0).to(gain.dtype());
   if (wants.dbias) grads.dbias = params.dgain_dbias.select(0, 1).to(gain.dtype());
   return grads;
+}
+
+void list_layer_norm_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes);
+  table.add(kBackward, kFloatingTypes);
 }
 
 }  // namespace weft

@@ -5,6 +5,7 @@
 #include "weft/tensor/ops/matmul.h"
 
 #include "ops/gemm.h"
+#include "ops/op_list.h"
 
 namespace weft {
 namespace {
@@ -103,6 +104,10 @@ Tensor linear_backward_bias(const Tensor& dy, std::optional<DType> out_dtype) {
              "linear_backward_bias: dy must be [..., N], got {}", dy);
   const Tensor rows = as_rows(dy);
   return matmul(ones({rows.size(0)}, dy.dtype(), dy.device()), rows, {.out_dtype = out_dtype});
+}
+
+void list_linear_ops(OpTable& table) {
+  table.add(kWeightGemm, kFloatingTypes, {"linear", "linear_backward_input"});
 }
 
 }  // namespace weft

@@ -8,6 +8,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "ops/gemm.h"
+#include "ops/op_list.h"
 
 namespace weft {
 namespace {
@@ -170,6 +171,10 @@ bool has_fast_bf16_matmul(Device device) {
 #else
   return false;
 #endif
+}
+
+void list_matmul_ops(OpTable& table) {
+  table.add(kGemm, kFloatingTypes);
 }
 
 }  // namespace weft

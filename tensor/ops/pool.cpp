@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/pool_kernels.h"
 
 namespace weft {
@@ -158,6 +159,13 @@ Tensor avg_pool1d_backward(const Tensor& dy, const Shape& x_shape, const Pool1dO
   return avg_pool2d_backward(with_height(kOp, "dy", dy), with_height(kOp, x_shape),
                              over_width(options))
       .squeeze(2);
+}
+
+void list_pool_ops(OpTable& table) {
+  table.add(kMax, kFloatingTypes);
+  table.add(kMaxBackward, kFloatingTypes);
+  table.add(kAvg, kFloatingTypes);
+  table.add(kAvgBackward, kFloatingTypes);
 }
 
 }  // namespace weft

@@ -5,6 +5,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/operand.h"
 #include "ops/random_kernels.h"
 
@@ -115,6 +116,14 @@ Tensor permutation(int64_t count, Generator& generator, Device device) {
   const GeneratorState state = generator.reserve((static_cast<uint64_t>(count) + 1) / 2);
   if (count > 0) kPermutation(device)(result, state, current_stream(device));
   return result;
+}
+
+void list_random_ops(OpTable& table) {
+  table.add(kUniform, kFloatingTypes);
+  table.add(kNormal, kFloatingTypes);
+  table.add(kBernoulli, kAllTypes);
+  table.add(kRandint, kIntegerTypes);
+  table.add(kPermutation, {DType::i64});
 }
 
 }  // namespace weft

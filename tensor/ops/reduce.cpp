@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/reduce_kernels.h"
 
 namespace weft {
@@ -117,6 +118,12 @@ Tensor argmax(const Tensor& x, int axis, bool keepdim) {
 
 Tensor argmin(const Tensor& x, int axis, bool keepdim) {
   return arg_extremum(ReduceOp::argmin, "argmin", x, axis, keepdim);
+}
+
+void list_reduce_ops(OpTable& table) {
+  table.add(kReduce, kAllTypes, {"sum", "any", "all"});
+  table.add(kReduce, kNumericTypes, {"max", "min", "argmax", "argmin"});
+  table.add(kReduce, kFloatingTypes, {"mean", "var", "norm", "logsumexp"});
 }
 
 }  // namespace weft

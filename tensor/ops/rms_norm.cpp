@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/rms_norm_kernels.h"
 #include "ops/rows.h"
 
@@ -78,6 +79,11 @@ RmsNormGrads rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& 
   if (want_dgain) params.dgain = zeros(gain.shape(), accumulator, x.device());
   if (x.numel() > 0) kBackward(x.device())(params, current_stream(x.device()));
   return {params.dx.view(x.shape()), want_dgain ? params.dgain.to(gain.dtype()) : Tensor()};
+}
+
+void list_rms_norm_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes, {"rms_norm", "rms_norm_residual"});
+  table.add(kBackward, kFloatingTypes);
 }
 
 }  // namespace weft

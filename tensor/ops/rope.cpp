@@ -10,6 +10,7 @@
 #include "weft/tensor/parallel.h"
 
 #include "ops/elementwise.h"
+#include "ops/op_list.h"
 #include "ops/rope_kernels.h"
 #include "ops/rows.h"
 
@@ -288,6 +289,10 @@ Tensor rope_qkv_backward(const Qkv& grads, const Shape& packed_shape, DType dtyp
   return pack_gradients(
       "rope_qkv_backward", grads, packed_shape, dtype, split,
       [&](Tensor& part, const Tensor& grad) { rope_into(part, grad, options, /*inverse=*/true); });
+}
+
+void list_rope_ops(OpTable& table) {
+  table.add(kRope, kFloatingTypes, {"rope", "rope_backward", "rope_qkv", "rope_qkv_backward"});
 }
 
 }  // namespace weft

@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/rows.h"
 #include "ops/softmax_kernels.h"
 
@@ -73,6 +74,11 @@ Tensor softmax_backward(const Tensor& dy, const Tensor& y, int axis) {
 
 Tensor log_softmax_backward(const Tensor& dy, const Tensor& y, int axis) {
   return backward("log_softmax_backward", dy, y, axis, /*log=*/true);
+}
+
+void list_softmax_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes, {"softmax", "log_softmax"});
+  table.add(kBackward, kFloatingTypes, {"softmax_backward", "log_softmax_backward"});
 }
 
 }  // namespace weft

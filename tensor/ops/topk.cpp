@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/rows.h"
 #include "ops/topk_kernels.h"
 
@@ -32,6 +33,10 @@ TopK topk(const Tensor& x, int64_t k, int axis) {
   }
   return {result.values.transpose(axis, -1).contiguous(),
           result.indices.transpose(axis, -1).contiguous()};
+}
+
+void list_topk_ops(OpTable& table) {
+  table.add(kTopK, kNumericTypes);
 }
 
 }  // namespace weft

@@ -3,6 +3,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "ops/op_list.h"
 #include "ops/operand.h"
 #include "ops/unary_kernels.h"
 
@@ -154,6 +155,18 @@ Tensor clamp_backward(const Tensor& x, double lowest, double highest, const Tens
     kClampBackward(grad.device())(x, lowest, highest, grad_output, grad,
                                   current_stream(grad.device()));
   return grad;
+}
+
+void list_unary_ops(OpTable& table) {
+  table.add(kUnary, kNumericTypes, {"square", "abs", "relu"});
+  table.add(kUnary, kFloatingTypes,
+            {"exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tanh",
+             "sigmoid", "erf"});
+  table.add(kStep, kNumericTypes, {"sign"});
+  table.add(kStep, kFloatingTypes, {"floor", "ceil", "round"});
+  table.add(kClamp, kNumericTypes);
+  table.add(kUnaryBackward, kFloatingTypes);
+  table.add(kClampBackward, kFloatingTypes);
 }
 
 }  // namespace weft

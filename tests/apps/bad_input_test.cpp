@@ -306,6 +306,8 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"GeneratePoisoned", {"generate", "--run", "@/poisoned.h5"}, 3, "up_proj"},
         Mistake{"InspectMissing", {"inspect", "@/none"}, kRunTime, "does not exist"},
         Mistake{"InspectTwo", {"inspect", "@/run", "@/run"}, kWrongUse, "one path"},
+        Mistake{"InspectNothing", {"inspect"}, kWrongUse, "--ops"},
+        Mistake{"InspectOpsOfAPath", {"inspect", "--ops", "@/run"}, kWrongUse, "exclude"},
         Mistake{"InspectText", {"inspect", "@/text.txt"}, kRunTime, "text.txt"},
         Mistake{"InspectForeign", {"inspect", "@/foreign.h5"}, kRunTime, "foreign.h5"},
         Mistake{"InspectTruncated", {"inspect", "@/truncated.h5"}, kRunTime, "truncated.h5"},

@@ -77,6 +77,28 @@ TEST(CommandLine, ShowsItsVersion) {
   }
 }
 
+TEST(CommandLine, InspectListsTheTypesOfEveryOp) {
+  const auto ops = parse_json(weft({"inspect", "--ops", "--format", "json"}));
+  const auto find = [&ops](const std::string& name) {
+    const auto found =
+        std::find_if(ops.begin(), ops.end(), [&](const auto& op) { return op["name"] == name; });
+    return found == ops.end() ? nlohmann::json() : *found;
+  };
+  const std::vector<std::string> floating = {"f64", "f32", "bf16", "f16"};
+  EXPECT_EQ(find("softmax").value("folder", ""), "tensor");
+  EXPECT_EQ(find("softmax").value("cpu", std::vector<std::string>()), floating);
+  EXPECT_EQ(find("flash_attention").value("folder", ""), "attention");
+  EXPECT_EQ(find("flash_attention").value("cpu", std::vector<std::string>()), floating);
+  EXPECT_EQ(find("adamw").value("cpu", std::vector<std::string>()),
+            (std::vector<std::string>{"f64", "f32"}));
+
+  const Outcome text = weft({"inspect", "--ops"});
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("op                       device  f64  f32 bf16  f16"));
+  EXPECT_THAT(text.out,
+              HasSubstr("  softmax                cpu     yes  yes  yes  yes    -    -    -    -"));
+}
+
 TEST(CommandLine, NeedsACommand) {
   EXPECT_EQ(weft({}).code, 2);
   const Outcome close = weft({"trian"});

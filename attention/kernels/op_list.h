@@ -1,0 +1,10 @@
+#pragma once
+
+#include "weft/tensor/op_table.h"
+
+namespace weft::attention {
+
+// Each primitive lists itself; op_table() collects them.
+void list_flash_attention_ops(OpTable& table);
+
+}  // namespace weft::attention

@@ -1,0 +1,16 @@
+#include "weft/attention/op_table.h"
+
+#include "kernels/op_list.h"
+
+namespace weft::attention {
+
+const OpTable& op_table() {
+  static const OpTable table = [] {
+    OpTable table;
+    list_flash_attention_ops(table);
+    return table;
+  }();
+  return table;
+}
+
+}  // namespace weft::attention

@@ -1,0 +1,30 @@
+#include "weft/attention/op_table.h"
+
+#include "weft/attention/kernels/flash_attention.h"
+
+#include "op_table_check.h"
+
+namespace weft::attention {
+namespace {
+
+TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
+  const auto heads = [](DType dtype) { return ones({1, 3, 2, 4}, dtype); };
+  const test::OpCallers callers = {
+      {"flash_attention",
+       [=](DType dtype) { flash_attention_forward(heads(dtype), heads(dtype), heads(dtype)); }},
+      {"flash_attention_backward",
+       [=](DType dtype) {
+         const Tensor x = heads(dtype);
+         const Tensor lse = ones({1, 2, 3}, dtype == DType::f64 ? DType::f64 : DType::f32);
+         flash_attention_backward(x, x, x, x, x, lse);
+       }},
+  };
+  test::expect_truth(op_table(), callers);
+}
+
+TEST(AttentionOpTable, HoldsEveryKernel) {
+  test::expect_all_kernels(WEFT_SOURCE_DIR "/attention", op_table());
+}
+
+}  // namespace
+}  // namespace weft::attention
