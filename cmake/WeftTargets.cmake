@@ -19,7 +19,7 @@ function(weft_add_library folder)
 endfunction()
 
 # weft_add_test(<name> SOURCES ... [LINKS ...] [LABELS ...])
-# One GoogleTest binary; every case becomes a CTest test. Cases whose suite name starts with Slow get the label
+# One GoogleTest binary; every case becomes a CTest test. Cases whose suite name contains Slow get the label
 # "slow" as well, so that `ctest -LE slow` is the quick run.
 function(weft_add_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINKS;LABELS" ${ARGN})
@@ -33,12 +33,19 @@ function(weft_add_test name)
   target_link_libraries(${name} PRIVATE ${ARG_LINKS} weft_flags weft_test_support GTest::gtest GTest::gmock GTest::gtest_main)
   # Tests are compiled for quick building; the libraries under test keep their full optimisation.
   target_compile_options(${name} PRIVATE $<$<CONFIG:Release>:-O1>)
-  # CTest runs several at once, each with a thread per core: those that wait must sleep, not spin.
-  set(environment OMP_WAIT_POLICY=passive)
-  gtest_discover_tests(
-    ${name} TEST_FILTER -*Slow* NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT ${environment})
-  gtest_discover_tests(
-    ${name} TEST_FILTER *Slow* TEST_LIST ${name}_slow_TESTS NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS "${ARG_LABELS};slow" TIMEOUT 1500 ENVIRONMENT ${environment})
+  gtest_discover_tests(${name} TEST_FILTER -*Slow* TEST_LIST ${name}_TESTS NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60)
+  gtest_discover_tests(${name} TEST_FILTER *Slow* TEST_LIST ${name}_slow_TESTS NO_PRETTY_VALUES DISCOVERY_TIMEOUT 60)
+  # gtest_discover_tests() cannot hand on properties that are lists, so CTest sets them after the cases are known.
+  set(properties ${CMAKE_CURRENT_BINARY_DIR}/${name}_properties.cmake)
+  file(WRITE ${properties} "\
+if(${name}_TESTS)
+  set_tests_properties(\${${name}_TESTS} PROPERTIES
+    LABELS \"${ARG_LABELS}\" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT \"${WEFT_TEST_ENVIRONMENT}\")
+endif()
+if(${name}_slow_TESTS)
+  set_tests_properties(\${${name}_slow_TESTS} PROPERTIES
+    LABELS \"${ARG_LABELS};slow\" TIMEOUT 1500 ENVIRONMENT \"${WEFT_TEST_ENVIRONMENT}\")
+endif()
+")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${properties})
 endfunction()

@@ -1,0 +1,28 @@
+# Compiler flags for WEFT_SANITIZE, and what the sanitizers are told when tests run. tests/README.md says how to use it.
+if(NOT WEFT_SANITIZE)
+  return()
+endif()
+string(REPLACE "," ";" weft_sanitizers "${WEFT_SANITIZE}")
+foreach(name IN LISTS weft_sanitizers)
+  if(NOT name MATCHES "^(address|undefined|thread)$")
+    message(FATAL_ERROR "WEFT_SANITIZE names '${name}'; allowed are address, undefined, thread")
+  endif()
+  add_compile_options(-fsanitize=${name} -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=${name})
+endforeach()
+if("address" IN_LIST weft_sanitizers)
+  list(APPEND WEFT_TEST_ENVIRONMENT
+       ASAN_OPTIONS=allocator_may_return_null=1:detect_stack_use_after_return=1:check_initialization_order=1)
+endif()
+if("undefined" IN_LIST weft_sanitizers)
+  add_compile_options(-fno-sanitize-recover=undefined)
+  add_compile_definitions(_GLIBCXX_ASSERTIONS)  # indices of standard containers
+  list(APPEND WEFT_TEST_ENVIRONMENT UBSAN_OPTIONS=print_stacktrace=1)
+endif()
+if("thread" IN_LIST weft_sanitizers)
+  if(WEFT_THREADING STREQUAL "openmp")
+    message(FATAL_ERROR "WEFT_SANITIZE=thread needs WEFT_THREADING=threads: ThreadSanitizer does not see how the "
+                        "threads of the OpenMP library wait for each other")
+  endif()
+  list(APPEND WEFT_TEST_ENVIRONMENT TSAN_OPTIONS=allocator_may_return_null=1:second_deadlock_stack=1)
+endif()
