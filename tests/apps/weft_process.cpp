@@ -61,7 +61,8 @@ Process::Process(const Arguments& arguments, const ProcessOptions& options)
   command.insert(command.end(), arguments.begin(), arguments.end());
   std::map<std::string, std::string> environment = {
       {"OMP_NUM_THREADS", "1"}, {"OMP_WAIT_POLICY", "passive"}, {"PATH", "/usr/bin:/bin"}};
-  for (const char* name : {"LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"}) {
+  for (const char* name :
+       {"LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"}) {
     if (const char* value = std::getenv(name)) environment[name] = value;
   }
   for (const auto& [name, value] : options.environment) environment[name] = value;
