@@ -124,6 +124,7 @@ void apply_option(std::string_view option, ValuesByMechanism& values) {
 const std::vector<MechanismInfo>& mechanisms() {
   static const std::vector<MechanismInfo> list = {
       full_mechanism(),
+      swa_mechanism(),
   };
   return list;
 }

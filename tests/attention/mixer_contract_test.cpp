@@ -1,5 +1,7 @@
 // What every registered mechanism must do, whatever it computes. A new line in registry.cpp is
 // tested here without further work.
+#include <cctype>
+
 #include <gtest/gtest.h>
 
 #include "weft/attention/registry.h"
@@ -19,14 +21,34 @@ using testing::same_bits;
 
 constexpr int64_t kWidth = 24;
 
-std::unique_ptr<nn::SequenceMixer> make_mixer(const std::string& name, int64_t kv_heads = 2) {
+/// A mechanism with some of its options.
+struct Case {
+  std::string mechanism;
+  std::vector<std::string> options{};
+};
+
+std::string name_of(const Case& variant) {
+  std::string name = variant.mechanism;
+  for (const std::string& option : variant.options) name += "_" + option;
+  for (char& letter : name) {
+    if (std::isalnum(static_cast<unsigned char>(letter)) == 0) letter = '_';
+  }
+  return name;
+}
+
+void PrintTo(const Case& variant, std::ostream* stream) {
+  *stream << name_of(variant);
+}
+
+std::unique_ptr<nn::SequenceMixer> make_mixer(const Case& variant, int64_t kv_heads = 2) {
   // Large weights, so that attention is far from uniform.
   AttentionConfig config{.shape = {.d_model = kWidth,
                                    .n_heads = 4,
                                    .n_kv_heads = kv_heads,
                                    .n_layers = 1,
                                    .init_std = 0.4},
-                         .schedule = name};
+                         .schedule = variant.mechanism,
+                         .options = variant.options};
   Generator generator(3);
   return make_mixer_factory(config, generator)(0);
 }
@@ -36,18 +58,21 @@ Tensor forward(nn::SequenceMixer& mixer, const Tensor& x) {
   return mixer.forward(Variable(x), {}).data();
 }
 
-std::vector<std::string> mechanism_names() {
-  std::vector<std::string> names;
-  for (const MechanismInfo& mechanism : mechanisms()) names.push_back(mechanism.name);
-  return names;
+/// Every mechanism as it comes, and with options that short sequences make a difference to.
+std::vector<Case> all_cases() {
+  std::vector<Case> cases;
+  for (const MechanismInfo& mechanism : mechanisms()) cases.push_back({mechanism.name});
+  cases.push_back({"swa", {"window=2"}});
+  cases.push_back({"swa", {"window=7"}});
+  return cases;
 }
 
-class MixerContract : public ::testing::TestWithParam<std::string> {};
-INSTANTIATE_TEST_SUITE_P(All, MixerContract, ::testing::ValuesIn(mechanism_names()),
-                         [](const auto& info) { return info.param; });
+class MixerContract : public ::testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(All, MixerContract, ::testing::ValuesIn(all_cases()),
+                         [](const auto& info) { return name_of(info.param); });
 
 TEST_P(MixerContract, SaysWhatItIs) {
-  const MechanismInfo& info = find_mechanism(GetParam());
+  const MechanismInfo& info = find_mechanism(GetParam().mechanism);
   EXPECT_FALSE(info.summary.empty());
   EXPECT_FALSE(info.paper.empty());
   for (const OptionInfo& option : info.options) {
@@ -191,7 +216,8 @@ TEST_P(MixerContract, TrainsADecoderAndDecodesWithItsCache) {
       .vocab_size = 13, .n_layers = 2, .d_model = kWidth, .d_ff = 32, .init_std = 0.1};
   const AttentionConfig config{
       .shape = {.d_model = kWidth, .n_heads = 4, .n_kv_heads = 2, .n_layers = 2, .init_std = 0.1},
-      .schedule = GetParam()};
+      .schedule = GetParam().mechanism,
+      .options = GetParam().options};
   Generator generator(5);
   nn::DecoderLM model(decoder_config, make_mixer_factory(config, generator), generator);
   std::vector<int64_t> ids;

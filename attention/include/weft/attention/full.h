@@ -17,13 +17,16 @@ struct FullAttentionOptions {
   int64_t n_kv_heads = 0;      ///< keys and values; 0 means n_heads, 1 is multi-query attention
   int64_t head_dim = 0;        ///< 0 means d_model / n_heads
   double rope_theta = 10000;   ///< base of the rotary frequencies; 0 means no rotation
+  int64_t window = 0;          ///< keys that a token sees, its own included; 0 means all
   double init_std = 0.02;      ///< of the projections of queries, keys and values
   double output_init_std = 0;  ///< of the output projection; 0 means init_std
 };
 
-/// Causal softmax attention over all earlier tokens (Vaswani et al., arXiv 1706.03762, with rotary
-/// positions; grouped keys: Ainslie et al., arXiv 2305.13245):
+/// Causal softmax attention over all earlier tokens, or over a window of the last (Vaswani et al.,
+/// arXiv 1706.03762, with rotary positions; grouped keys: Ainslie et al., arXiv 2305.13245;
+/// windows: Beltagy et al., arXiv 2004.05150):
 ///   q = R_t(x Wq), k = R_s(x Wk), v = x Wv;  o = softmax(q k^T / sqrt(D)) v;  y = o Wo.
+/// With a window w, token t sees the tokens max(0, t - w + 1) to t, and the cache keeps w rows.
 /// Parameters q_proj.weight [H D, E], k_proj.weight and v_proj.weight [Hk D, E], o_proj.weight
 /// [E, H D], as in Hugging Face's Llama.
 class FullAttention final : public nn::SequenceMixer {
@@ -42,6 +45,7 @@ class FullAttention final : public nn::SequenceMixer {
   std::string describe() const override;
 
  private:
+  FlashAttentionOptions attention_options() const { return {.window = options_.window}; }
   Variable project(const Variable& x) const;  // [B, T, E] -> [B, T, split_.width()]
 
   FullAttentionOptions options_;
@@ -52,7 +56,8 @@ class FullAttention final : public nn::SequenceMixer {
   nn::Linear& o_proj_;
 };
 
-/// Its line in the registry.
+/// Their lines in the registry.
 MechanismInfo full_mechanism();
+MechanismInfo swa_mechanism();
 
 }  // namespace weft::attention
