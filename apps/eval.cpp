@@ -10,36 +10,23 @@
 #include "common/data.h"
 #include "common/evaluation.h"
 #include "common/exit_code.h"
+#include "common/rows.h"
 #include "common/run.h"
 
 namespace weft::apps {
 namespace {
 
-std::string csv_field(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string quoted;
-  for (const char c : text) quoted.append(c == '"' ? 2 : 1, c);
-  return fmt::format("\"{}\"", quoted);
-}
-
 void print(const nlohmann::ordered_json& result, const std::string& format) {
   if (format == "json") {
-    std::cout << result.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)
-              << "\n";
-    return;
-  }
-  std::string header;
-  std::string row;
-  for (const auto& [key, value] : result.items()) {
-    const std::string text = value.is_string() ? value.get<std::string>() : value.dump();
-    if (format == "csv") {
-      header += (header.empty() ? "" : ",") + key;
-      row += (row.empty() ? "" : ",") + csv_field(text);
-    } else {
-      std::cout << fmt::format("{:<16}{}\n", key, text);
+    std::cout << to_json_text(result);
+  } else if (format == "csv") {
+    std::cout << to_csv(result);
+  } else {
+    for (const auto& [key, value] : result.items()) {
+      std::cout << fmt::format("{:<16}{}\n", key,
+                               value.is_string() ? value.get<std::string>() : value.dump());
     }
   }
-  if (format == "csv") std::cout << header << "\n" << row << "\n";
 }
 
 }  // namespace

@@ -32,7 +32,7 @@ constexpr Command kCommands[] = {
     {"eval", "measure a trained model on held-out data", &evaluate},
     {"generate", "continue a prompt", &generate},
     {"inspect", "show what a checkpoint, dataset or run folder holds", &inspect},
-    {"bench", "time training steps", &bench},
+    {"bench", "time training steps and attention layers", &bench},
     {"attention", "list the attention mechanisms and their options", &attention},
 };
 

@@ -3,7 +3,8 @@
 #include <algorithm>
 
 #include "weft/tensor/check.h"
-#include "weft/tensor/device.h"
+
+#include "common/machine.h"
 
 namespace weft::apps {
 
@@ -77,11 +78,7 @@ void TrainConfig::validate() const {
                ConfigError, "--report-to '{}' is unknown; allowed are {}", target,
                fmt::join(kTargets, ", "));
   }
-  if (device != "auto") {
-    const Device wanted = parse_device(device);
-    WEFT_CHECK(is_available(wanted), DeviceError,
-               "--device {}: this build of Weft has no such device; cpu is there", device);
-  }
+  resolve_device(device);
 }
 
 }  // namespace weft::apps

@@ -9,10 +9,10 @@
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/compare.h"
-#include "weft/tensor/ops/matmul.h"
 #include "weft/tensor/parallel.h"
 
 #include "common/exit_code.h"
+#include "common/machine.h"
 #include "common/memory.h"
 #include "common/signals.h"
 #include "common/version.h"
@@ -22,19 +22,6 @@ namespace {
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// FLOP/s of a matrix product of this type that is large enough to reach the machine's rate.
-double measure_product_rate(DType dtype) {
-  constexpr int64_t kSize = 768;
-  const Tensor a = ones({kSize, kSize}, dtype);
-  double best = 1e9;
-  for (int i = 0; i < 4; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    const Tensor product = matmul(a, a);
-    best = std::min(best, seconds_since(start));
-  }
-  return 2.0 * kSize * kSize * kSize / best;
 }
 
 bool is_due(int64_t period, int64_t steps_done) {

@@ -48,9 +48,9 @@ TEST(CommandLine, HelpOfEveryCommandListsFlagsDefaultsAndAnExample) {
   const Outcome all = weft({"--help"});
   EXPECT_EQ(all.code, 0);
   for (const std::string command :
-       {"tokenize", "train", "eval", "generate", "inspect", "attention", "bench step"}) {
+       {"tokenize", "train", "eval", "generate", "inspect", "attention", "bench step", "bench attention"}) {
     Arguments arguments = {command};
-    if (command == "bench step") arguments = {"bench", "step"};
+    if (command.starts_with("bench ")) arguments = {"bench", command.substr(6)};
     EXPECT_THAT(all.out, HasSubstr("\n  " + arguments.front() + " "));
     const auto ask = [&](const char* flag) {
       Arguments with_flag = arguments;

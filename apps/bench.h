@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace weft::apps {
+
+/// The subcommands of `weft bench`, as in commands.h.
+int bench_step(const std::vector<std::string>& arguments);
+int bench_attention_layers(const std::vector<std::string>& arguments);
+
+}  // namespace weft::apps

@@ -1,0 +1,203 @@
+#include "common/attention_bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+
+#include "weft/tensor/allocator.h"
+#include "weft/tensor/error.h"
+#include "weft/tensor/ops/random.h"
+
+namespace weft::apps {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+double least(const std::vector<double>& values) {
+  return *std::min_element(values.begin(), values.end());
+}
+
+/// Calls `measure` up to `repeats` times, at least once, while there is time.
+void repeat(int64_t repeats, double max_seconds, const std::function<void()>& measure) {
+  const auto start = Clock::now();
+  for (int64_t i = 0; i < repeats && (i == 0 || seconds_since(start) < max_seconds); ++i) measure();
+}
+
+/// Measures one layer.
+class LayerBench {
+ public:
+  LayerBench(nn::SequenceMixer& mixer, int64_t seq_len, const AttentionBenchOptions& options)
+      : mixer_(mixer), seq_len_(seq_len), options_(options), generator_(1) {}
+
+  void forward_and_backward(AttentionBenchResult& result) {
+    mixer_.train(options_.backward);
+    const autograd::GradModeGuard record(options_.backward);
+    nn::Variable x = random(seq_len_);
+    x.set_requires_grad(options_.backward);
+    const Tensor dy = random(seq_len_).data();
+    std::vector<double> forward;
+    std::vector<double> backward;
+    int64_t kept = 0;
+    const auto pass = [&] {
+      mixer_.zero_grad();
+      x.zero_grad();
+      const auto start = Clock::now();
+      const nn::Variable y = mixer_.forward(x, {.position = 0, .generator = &generator_});
+      forward.push_back(seconds_since(start));
+      kept = allocator(kCpu).stats().allocated;
+      if (!options_.backward) return;
+      const auto turn = Clock::now();
+      y.backward(dy);
+      backward.push_back(seconds_since(turn));
+    };
+    // The first pass warms caches up and is the one whose memory counts.
+    allocator(kCpu).reset_peak();
+    const int64_t before = allocator(kCpu).stats().allocated;
+    pass();
+    result.peak_bytes = static_cast<double>(allocator(kCpu).stats().peak_allocated - before);
+    result.kept_bytes = static_cast<double>(kept - before);
+    forward.clear();
+    backward.clear();
+    repeat(options_.repeats, options_.max_seconds, pass);
+    mixer_.zero_grad();
+    result.forward_s = median(forward);
+    result.best_forward_s = least(forward);
+    if (!options_.backward) return;
+    result.backward_s = median(backward);
+    result.best_backward_s = least(backward);
+  }
+
+  void decode(AttentionBenchResult& result) {
+    mixer_.eval();
+    const autograd::NoGradGuard no_grad;
+    constexpr int64_t kWarmUp = 2;
+    const int64_t steps = 4 * options_.repeats;
+    const auto cache =
+        mixer_.make_cache(options_.batch_size, seq_len_ + kWarmUp + steps, options_.dtype, kCpu);
+    mixer_.prefill(random(seq_len_), *cache);
+    std::vector<double> seconds;
+    const auto step = [&] {
+      const nn::Variable x = random(1);
+      const auto start = Clock::now();
+      mixer_.step(x, *cache);
+      seconds.push_back(seconds_since(start));
+    };
+    for (int64_t i = 0; i < kWarmUp; ++i) step();
+    seconds.clear();
+    repeat(steps, options_.max_seconds, step);
+    result.decode_s = median(seconds);
+    result.best_decode_s = least(seconds);
+  }
+
+ private:
+  nn::Variable random(int64_t tokens) {
+    return nn::Variable(
+        normal({options_.batch_size, tokens, options_.shape.d_model}, generator_, options_.dtype));
+  }
+
+  nn::SequenceMixer& mixer_;
+  int64_t seq_len_;
+  const AttentionBenchOptions& options_;
+  Generator generator_;
+};
+
+AttentionBenchResult bench_layer(nn::SequenceMixer& mixer, int64_t seq_len,
+                                 const AttentionBenchOptions& options) {
+  AttentionBenchResult result;
+  result.parameters = static_cast<double>(mixer.num_parameters());
+  result.forward = mixer.forward_cost(seq_len);
+  result.decode = mixer.step_cost(seq_len);
+  for (nn::MixerCost* cost : {&result.forward, &result.decode}) {
+    cost->projection_flops *= static_cast<double>(options.batch_size);
+    cost->core_flops *= static_cast<double>(options.batch_size);
+  }
+  result.cache_bytes_per_token =
+      static_cast<double>(mixer.cache_bytes(seq_len, options.dtype)) / static_cast<double>(seq_len);
+  LayerBench bench(mixer, seq_len, options);
+  bench.forward_and_backward(result);
+  if (options.decode) bench.decode(result);
+  return result;
+}
+
+void add(AttentionBenchResult& sum, const AttentionBenchResult& layer, double share) {
+  using Result = AttentionBenchResult;
+  for (double Result::*value :
+       {&Result::parameters, &Result::forward_s, &Result::backward_s, &Result::decode_s,
+        &Result::peak_bytes, &Result::kept_bytes, &Result::cache_bytes_per_token}) {
+    sum.*value += share * layer.*value;
+  }
+  for (nn::MixerCost Result::*cost : {&Result::forward, &Result::decode}) {
+    (sum.*cost).projection_flops += share * (layer.*cost).projection_flops;
+    (sum.*cost).core_flops += share * (layer.*cost).core_flops;
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> schedule_pattern(const std::string& schedule) {
+  // Models whose depth is no multiple of the pattern are refused, so the first that is taken has
+  // its length.
+  constexpr int64_t kLongest = 256;
+  for (int64_t layers = 1; layers < kLongest; ++layers) {
+    try {
+      return attention::parse_schedule(schedule, layers);
+    } catch (const ConfigError&) {
+    }
+  }
+  return attention::parse_schedule(schedule, 1);  // for its error
+}
+
+std::vector<std::string> options_of_schedule(const std::string& schedule,
+                                             const std::vector<std::string>& options) {
+  const std::vector<std::string> layers = schedule_pattern(schedule);
+  std::vector<std::string> taken;
+  for (const std::string& option : options) {
+    std::string key = option.substr(0, option.find('='));
+    const size_t dot = key.find('.');
+    const std::string owner = dot == std::string::npos ? "" : key.substr(0, dot);
+    if (dot != std::string::npos) key.erase(0, dot + 1);
+    const bool fits = std::any_of(layers.begin(), layers.end(), [&](const std::string& layer) {
+      const auto& known = attention::find_mechanism(layer).options;
+      return (owner.empty() || owner == layer) &&
+             std::any_of(known.begin(), known.end(),
+                         [&](const attention::OptionInfo& info) { return info.name == key; });
+    });
+    if (fits) taken.push_back(option);
+  }
+  return taken;
+}
+
+AttentionBenchResult bench_attention(const std::string& schedule, int64_t seq_len,
+                                     const AttentionBenchOptions& options) {
+  const std::vector<std::string> layers = schedule_pattern(schedule);
+  attention::AttentionConfig config{.shape = options.shape,
+                                    .schedule = schedule,
+                                    .options = options_of_schedule(schedule, options.options)};
+  config.shape.n_layers = static_cast<int64_t>(layers.size());
+  Generator generator(0);
+  const nn::MixerFactory factory = attention::make_mixer_factory(config, generator);
+  // Layers of one mechanism have one shape: one of them is timed for all.
+  std::map<std::string, AttentionBenchResult> by_mechanism;
+  AttentionBenchResult mean;
+  for (size_t layer = 0; layer < layers.size(); ++layer) {
+    const auto [found, added] = by_mechanism.try_emplace(layers[layer]);
+    if (added) found->second = bench_layer(*factory(static_cast<int>(layer)), seq_len, options);
+    add(mean, found->second, 1.0 / static_cast<double>(layers.size()));
+  }
+  mean.layers = static_cast<int64_t>(layers.size());
+  return mean;
+}
+
+}  // namespace weft::apps
