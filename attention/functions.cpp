@@ -1,5 +1,7 @@
 #include "weft/attention/functions.h"
 
+#include <utility>
+
 #include "weft/autograd/functions/join.h"
 #include "weft/autograd/node.h"
 #include "weft/tensor/ops/rope.h"
@@ -11,13 +13,34 @@ using autograd::SavedTensor;
 
 Variable flash_attention(const Variable& q, const Variable& k, const Variable& v,
                          const FlashAttentionOptions& options) {
+  return flash_attention_with_lse(q, k, v, options).o;
+}
+
+AttentionWithLse flash_attention_with_lse(const Variable& q, const Variable& k, const Variable& v,
+                                          const FlashAttentionOptions& options) {
   const FlashAttentionOutput out = flash_attention_forward(q.data(), k.data(), v.data(), options);
-  return record("flash_attention", out.o, {q, k, v},
+  Variable o =
+      record("flash_attention", out.o, {q, k, v},
+             [q = SavedTensor(q.data()), k = SavedTensor(k.data()), v = SavedTensor(v.data()),
+              o = SavedTensor(out.o), lse = SavedTensor(out.lse),
+              options](const Tensor& dout) -> std::vector<Tensor> {
+               const FlashAttentionGradients grads = flash_attention_backward(
+                   dout, q.get(), k.get(), v.get(), o.get(), lse.get(), options);
+               return {grads.dq, grads.dk, grads.dv};
+             });
+  return {std::move(o), out.lse};
+}
+
+Variable selected_attention(const Variable& q, const Variable& k, const Variable& v,
+                            const Selection& selection, const SelectedAttentionOptions& options) {
+  const FlashAttentionOutput out =
+      selected_attention_forward(q.data(), k.data(), v.data(), selection, options);
+  return record("selected_attention", out.o, {q, k, v},
                 [q = SavedTensor(q.data()), k = SavedTensor(k.data()), v = SavedTensor(v.data()),
-                 o = SavedTensor(out.o), lse = SavedTensor(out.lse),
+                 o = SavedTensor(out.o), lse = SavedTensor(out.lse), selection,
                  options](const Tensor& dout) -> std::vector<Tensor> {
-                  const FlashAttentionGradients grads = flash_attention_backward(
-                      dout, q.get(), k.get(), v.get(), o.get(), lse.get(), options);
+                  const FlashAttentionGradients grads = selected_attention_backward(
+                      dout, q.get(), k.get(), v.get(), o.get(), lse.get(), selection, options);
                   return {grads.dq, grads.dk, grads.dv};
                 });
 }

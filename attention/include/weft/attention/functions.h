@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "weft/attention/kernels/flash_attention.h"
+#include "weft/attention/kernels/selected_attention.h"
 #include "weft/autograd/variable.h"
 #include "weft/tensor/ops/rope.h"
 
@@ -15,6 +16,21 @@ using autograd::Variable;
 /// [B, T, H, Dv]. Saves q, k, v, the result and one number per row.
 Variable flash_attention(const Variable& q, const Variable& k, const Variable& v,
                          const FlashAttentionOptions& options = {});
+
+struct AttentionWithLse {
+  Variable o;  ///< [B, T, H, Dv]
+  Tensor lse;  ///< [B, H, T], see FlashAttentionOutput; carries no gradient
+};
+
+/// flash_attention() that also gives what block selection asks of a row.
+AttentionWithLse flash_attention_with_lse(const Variable& q, const Variable& k, const Variable& v,
+                                          const FlashAttentionOptions& options = {});
+
+/// selected_attention_forward with its gradient. Saves q, k, v, the result, one number per row and
+/// the lists, which must not be changed before backward.
+Variable selected_attention(const Variable& q, const Variable& k, const Variable& v,
+                            const Selection& selection,
+                            const SelectedAttentionOptions& options = {});
 
 /// Turns q and k of a packed product by their positions (position, position + 1, ...) and attends:
 /// [B, T, split.width()] -> [B, T, H Dv]. One record and one packed gradient for all of it.

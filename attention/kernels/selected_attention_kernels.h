@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstdint>
+
+#include "weft/attention/selection.h"
+
+#include "kernels/flash_attention_kernels.h"
+
+namespace weft::attention {
+
+/// The lists of a selection as launchers see them (see Selection).
+struct SelectionView {
+  SelectionShape shape;
+  const int64_t* offsets = nullptr;
+  const int32_t* blocks = nullptr;
+
+  struct List {
+    const int32_t* first;
+    const int32_t* last;
+  };
+  List list(int64_t batch, int64_t group, int64_t tile) const {
+    const int64_t index = (batch * shape.groups + group) * shape.tiles() + tile;
+    return {blocks + offsets[index], blocks + offsets[index + 1]};
+  }
+};
+
+/// Attention over listed blocks: causal, without a window, from selection.shape.position on.
+struct SelectedAttentionParams : FlashAttentionParams {
+  SelectionView selection;
+};
+struct SelectedAttentionBackwardParams : FlashAttentionBackwardParams {
+  SelectionView selection;
+};
+
+void selected_attention_forward_cpu(const SelectedAttentionParams& params, Stream stream);
+void selected_attention_backward_cpu(const SelectedAttentionBackwardParams& params, Stream stream);
+
+}  // namespace weft::attention
