@@ -8,6 +8,7 @@ const OpTable& op_table() {
   static const OpTable table = [] {
     OpTable table;
     list_flash_attention_ops(table);
+    list_selected_attention_ops(table);
     return table;
   }();
   return table;

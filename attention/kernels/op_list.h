@@ -6,5 +6,6 @@ namespace weft::attention {
 
 // Each primitive lists itself; op_table() collects them.
 void list_flash_attention_ops(OpTable& table);
+void list_selected_attention_ops(OpTable& table);
 
 }  // namespace weft::attention

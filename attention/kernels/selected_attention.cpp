@@ -4,6 +4,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "kernels/attention_arguments.h"
+#include "kernels/op_list.h"
 #include "kernels/selected_attention_kernels.h"
 
 namespace weft::attention {
@@ -73,6 +74,11 @@ FlashAttentionGradients selected_attention_backward(const Tensor& dout, const Te
       complete_backward(kBackward.op, params, grads, dout, q, k, v, o, lse);
   if (q.numel() + k.numel() > 0) kBackward(q.device())(params, current_stream(q.device()));
   return grads;
+}
+
+void list_selected_attention_ops(OpTable& table) {
+  table.add(kForward, kFloatingTypes);
+  table.add(kBackward, kFloatingTypes);
 }
 
 }  // namespace weft::attention

@@ -1,6 +1,7 @@
 #include "weft/attention/op_table.h"
 
 #include "weft/attention/kernels/flash_attention.h"
+#include "weft/attention/kernels/selected_attention.h"
 
 #include "op_table_check.h"
 
@@ -9,6 +10,8 @@ namespace {
 
 TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
   const auto heads = [](DType dtype) { return ones({1, 3, 2, 4}, dtype); };
+  const Selection selection = Selection::from_lists({.groups = 2, .queries = 3, .keys = 3},
+                                                    std::vector<std::vector<int32_t>>(6, {0}));
   const test::OpCallers callers = {
       {"flash_attention",
        [=](DType dtype) { flash_attention_forward(heads(dtype), heads(dtype), heads(dtype)); }},
@@ -17,6 +20,16 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
          const Tensor x = heads(dtype);
          const Tensor lse = ones({1, 2, 3}, dtype == DType::f64 ? DType::f64 : DType::f32);
          flash_attention_backward(x, x, x, x, x, lse);
+       }},
+      {"selected_attention",
+       [=](DType dtype) {
+         selected_attention_forward(heads(dtype), heads(dtype), heads(dtype), selection);
+       }},
+      {"selected_attention_backward",
+       [=](DType dtype) {
+         const Tensor x = heads(dtype);
+         const Tensor lse = ones({1, 2, 3}, dtype == DType::f64 ? DType::f64 : DType::f32);
+         selected_attention_backward(x, x, x, x, x, lse, selection);
        }},
   };
   test::expect_truth(op_table(), callers);
