@@ -1,0 +1,194 @@
+#include "weft/attention/kernels/block_selection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "weft/tensor/check.h"
+#include "weft/tensor/kernel.h"
+
+#include "kernels/block_selection_kernels.h"
+
+namespace weft::attention {
+namespace {
+
+constexpr const char* kOp = "select_blocks";
+
+constexpr Kernel<void(const BlockSelectionParams&, Stream)> kSelectBlocks{
+    kOp, &select_blocks_cpu, WEFT_CUDA_KERNEL(select_blocks_cuda)};
+
+Tensor with_dense_rows(const Tensor& x) {
+  return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous();
+}
+
+HeadsView view_of(const Tensor& x) {
+  return {x.raw_data(), x.stride(0), x.stride(1), x.stride(2)};
+}
+
+void check_inputs(const Tensor& q, const Tensor& k, const Tensor& lse) {
+  WEFT_CHECK(q.defined() && q.rank() == 4, ShapeError, "{}: q must be [B, T, H, D], got {}", kOp,
+             q);
+  WEFT_CHECK(k.defined() && k.rank() == 4, ShapeError, "{}: k must be [B, Nc, G, D], got {}", kOp,
+             k);
+  WEFT_CHECK(k.size(0) == q.size(0), ShapeError, "{}: batch sizes differ: q {}, k {}", kOp, q, k);
+  WEFT_CHECK(k.size(3) == q.size(3) && q.size(3) >= 1, ShapeError,
+             "{}: q and k must have one head dim of at least 1: q {}, k {}", kOp, q, k);
+  WEFT_CHECK(k.size(2) >= 1 && q.size(2) >= 1 && q.size(2) % k.size(2) == 0, ShapeError,
+             "{}: the {} query heads must be a multiple of the {} key heads: q {}, k {}", kOp,
+             q.size(2), k.size(2), q, k);
+  const Shape rows{q.size(0), q.size(2), q.size(1)};
+  WEFT_CHECK(lse.defined() && lse.shape() == rows, ShapeError, "{}: lse must be {}, got {}", kOp,
+             rows, lse);
+  WEFT_CHECK(is_floating(q.dtype()), DTypeError, "{}: takes f64, f32, bf16 or f16, got q {}", kOp,
+             q);
+  WEFT_CHECK(k.dtype() == q.dtype(), DTypeError, "{}: q and k must have one type, got q {}, k {}",
+             kOp, q, k);
+  const DType sum_type = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  WEFT_CHECK(lse.dtype() == sum_type, DTypeError, "{}: lse must be {} for q {}, got {}", kOp,
+             sum_type, q, lse);
+  WEFT_CHECK(k.device() == q.device() && lse.device() == q.device(), DeviceError,
+             "{}: q, k and lse must be on one device, got q {}, k {}, lse {}", kOp, q, k, lse);
+}
+
+void check_inherited(const SelectionShape& shape, const Selection* inherited, Device device) {
+  WEFT_CHECK(inherited != nullptr, ConfigError,
+             "{}: position {} is inside a run of {} queries, whose list must be inherited", kOp,
+             shape.position, shape.query_tile);
+  const SelectionShape& from = inherited->shape();
+  WEFT_CHECK(from.batch == shape.batch && from.groups == shape.groups, ShapeError,
+             "{}: inherited lists are of batch {} and {} groups, must be of batch {} and {} groups",
+             kOp, from.batch, from.groups, shape.batch, shape.groups);
+  WEFT_CHECK(from.query_tile == shape.query_tile && from.key_block == shape.key_block, ConfigError,
+             "{}: inherited lists have query_tile {} and key_block {}, must have {} and {}", kOp,
+             from.query_tile, from.key_block, shape.query_tile, shape.key_block);
+  WEFT_CHECK(from.queries > 0 && from.position + from.queries == shape.position &&
+                 from.blocks() <= shape.blocks(),
+             ConfigError,
+             "{}: inherited lists must end at position {} and know at most {} blocks, got the {} "
+             "queries from {} on and {} blocks",
+             kOp, shape.position, shape.blocks(), from.queries, from.position, from.blocks());
+  WEFT_CHECK(inherited->device() == device, DeviceError, "{}: inherited lists are on {}, q on {}",
+             kOp, inherited->device(), device);
+}
+
+}  // namespace
+
+void validate(const BlockSelectionOptions& o) {
+  const auto at_least = [](const char* name, int64_t value, int64_t least) {
+    WEFT_CHECK(value >= least, ConfigError, "{}: {} must be at least {}, got {}", kOp, name, least,
+               value);
+  };
+  at_least("compression_block", o.compression_block, 1);
+  at_least("compression_stride", o.compression_stride, 1);
+  at_least("key_block", o.key_block, 1);
+  at_least("count", o.count, 1);
+  at_least("initial", o.initial, 0);
+  at_least("local", o.local, 1);
+  at_least("query_tile", o.query_tile, 1);
+  const auto divides = [](const char* name, int64_t value, const char* of, int64_t multiple) {
+    WEFT_CHECK(multiple % value == 0, ConfigError, "{}: {} must divide {}, got {} and {}", kOp,
+               name, of, value, multiple);
+  };
+  divides("compression_stride", o.compression_stride, "compression_block", o.compression_block);
+  divides("compression_stride", o.compression_stride, "key_block", o.key_block);
+  divides("query_tile", o.query_tile, "key_block", o.key_block);
+  WEFT_CHECK(o.compression_block <= o.key_block, ConfigError,
+             "{}: compression_block must be at most key_block, got {} and {}", kOp,
+             o.compression_block, o.key_block);
+  WEFT_CHECK(o.count - o.initial >= o.local, ConfigError,
+             "{}: count must be at least initial + local, got {} for {} + {}", kOp, o.count,
+             o.initial, o.local);
+  WEFT_CHECK(!o.scale.has_value() || (std::isfinite(*o.scale) && *o.scale > 0), ConfigError,
+             "{}: scale must be finite and above 0, got {}", kOp, *o.scale);
+}
+
+Selection select_blocks(const Tensor& q, const Tensor& k, const Tensor& lse, int64_t position,
+                        int64_t keys, const BlockSelectionOptions& options,
+                        const Selection* inherited) {
+  validate(options);
+  check_inputs(q, k, lse);
+  const int64_t queries = q.size(1);
+  WEFT_CHECK(position >= 0 && position <= keys - queries, ConfigError,
+             "{}: the {} queries from position {} on must be among the {} keys", kOp, queries,
+             position, keys);
+  const Device device = q.device();
+  const SelectionShape shape{.batch = q.size(0),
+                             .groups = k.size(2),
+                             .queries = queries,
+                             .keys = keys,
+                             .position = position,
+                             .query_tile = options.query_tile,
+                             .key_block = options.key_block};
+  const int64_t tiles = shape.tiles();
+  WEFT_CHECK(shape.blocks() <= std::numeric_limits<int32_t>::max(), ShapeError,
+             "{}: takes up to {} blocks, got {}", kOp, std::numeric_limits<int32_t>::max(),
+             shape.blocks());
+
+  BlockSelectionParams params;
+  params.dtype = q.dtype();
+  params.batch = shape.batch;
+  params.queries = queries;
+  params.heads = q.size(2);
+  params.groups = shape.groups;
+  params.dim = q.size(3);
+  params.compressed = k.size(1);
+  params.position = position;
+  params.compression_block = options.compression_block;
+  params.compression_stride = options.compression_stride;
+  params.key_block = options.key_block;
+  params.query_tile = options.query_tile;
+  params.count = std::min(options.count, shape.blocks());
+  params.initial = std::min(options.initial, shape.blocks());
+  params.local = std::min(options.local, shape.blocks());
+  params.tiles = tiles;
+  params.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(params.dim)));
+
+  // The lengths of the lists are known beforehand: as many blocks as there are, up to `count`.
+  const bool inherits = tiles > 0 && position % options.query_tile != 0;
+  Tensor inherited_offsets;
+  if (inherits) {
+    check_inherited(shape, inherited, device);
+    inherited_offsets = inherited->offsets().to(kCpu);
+    params.first_tile = 1;
+  }
+  Tensor offsets = empty({shape.lists() + 1}, DType::i64);
+  auto* const starts = offsets.data<int64_t>();
+  starts[0] = 0;
+  for (int64_t pair = 0, list = 0; pair < shape.batch * shape.groups; ++pair) {
+    for (int64_t tile = 0; tile < tiles; ++tile, ++list) {
+      int64_t length = 0;
+      if (tile < params.first_tile) {
+        const auto* const from = std::as_const(inherited_offsets).data<int64_t>() +
+                                 (pair + 1) * inherited->shape().tiles();
+        length = from[0] - from[-1];
+      } else {
+        length = std::min(params.count, params.leader_position(tile) / params.key_block + 1);
+      }
+      starts[list + 1] = starts[list] + length;
+    }
+  }
+  Tensor blocks = empty({starts[shape.lists()]}, DType::i32, device);
+  if (inherits) {
+    for (int64_t pair = 0; pair < shape.batch * shape.groups; ++pair) {
+      const auto* const from = std::as_const(inherited_offsets).data<int64_t>() +
+                               (pair + 1) * inherited->shape().tiles();
+      blocks.slice(0, starts[pair * tiles], starts[pair * tiles + 1])
+          .copy_(inherited->blocks().slice(0, from[-1], from[0]));
+    }
+  }
+  offsets = offsets.to(device);
+  if (shape.batch > 0 && tiles > params.first_tile) {
+    const Tensor q_rows = with_dense_rows(q), k_rows = with_dense_rows(k);
+    const Tensor lse_dense = lse.contiguous();
+    params.q = view_of(q_rows);
+    params.k = view_of(k_rows);
+    params.lse = lse_dense.raw_data();
+    params.offsets = std::as_const(offsets).data<int64_t>();
+    params.blocks = blocks.data<int32_t>();
+    kSelectBlocks(device)(params, current_stream(device));
+  }
+  return {shape, std::move(offsets), std::move(blocks)};
+}
+
+}  // namespace weft::attention

@@ -1,0 +1,694 @@
+#include "weft/attention/kernels/block_selection.h"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+
+#include "weft/attention/kernels/flash_attention.h"
+#include "weft/tensor/parallel.h"
+
+#include "attention_test_data.h"
+#include "reference/block_selection_reference.h"
+#include "selection_test_data.h"
+
+namespace weft::attention {
+namespace {
+
+using testing::Draw;
+using testing::Lists;
+using testing::lists_of;
+using testing::message_of;
+using testing::random_tensor;
+using testing::scattered;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr BlockSelectionOptions kTiny{.compression_block = 4,
+                                      .compression_stride = 2,
+                                      .key_block = 8,
+                                      .count = 3,
+                                      .initial = 1,
+                                      .local = 1};
+
+struct Case {
+  int64_t batch = 1, queries = 1, heads = 1, groups = 1, dim = 8;
+  BlockSelectionOptions options{};
+  DType dtype = DType::f64;
+};
+
+void PrintTo(const Case& c, std::ostream* out) {
+  const BlockSelectionOptions& o = c.options;
+  *out << "B" << c.batch << " T" << c.queries << " H" << c.heads << " G" << c.groups << " D"
+       << c.dim << " l" << o.compression_block << " d" << o.compression_stride << " l'"
+       << o.key_block << " n" << o.count << " initial" << o.initial << " local" << o.local << " r"
+       << o.query_tile << " " << to_string(c.dtype);
+}
+
+int64_t compressed_keys(int64_t tokens, const BlockSelectionOptions& o) {
+  return tokens < o.compression_block ? 0
+                                      : (tokens - o.compression_block) / o.compression_stride + 1;
+}
+
+/// A whole sequence, from which calls take parts.
+struct Sequence {
+  explicit Sequence(const Case& c, uint64_t seed = 1, double deviation = 1)
+      : Sequence(random_tensor({c.batch, c.queries, c.heads, c.dim}, c.dtype, seed, deviation),
+                 random_tensor({c.batch, compressed_keys(c.queries, c.options), c.groups, c.dim},
+                               c.dtype, seed + 1),
+                 c.options) {}
+  Sequence(Tensor q_in, Tensor k_in, const BlockSelectionOptions& o)
+      : options(o), q(std::move(q_in)), k(std::move(k_in)) {
+    lse = flash_attention_forward(q, k, k,
+                                  {.scale = o.scale,
+                                   .position = 0,
+                                   .key_length = o.compression_block,
+                                   .key_stride = o.compression_stride})
+              .lse;
+  }
+
+  int64_t length() const { return q.size(1); }
+
+  /// The lists of the queries [begin, end), with as many keys as there are by then.
+  Selection select(int64_t begin, int64_t end, const Selection* inherited = nullptr) const {
+    return select_blocks(q.slice(1, begin, end), k.slice(1, 0, compressed_keys(end, options)),
+                         lse.slice(2, begin, end), begin, end, options, inherited);
+  }
+  Selection select() const { return select(0, length()); }
+
+  BlockSelectionOptions options;
+  Tensor q, k, lse;
+};
+
+std::vector<int32_t> list_of(const Selection& selection, int64_t batch, int64_t group,
+                             int64_t tile) {
+  const auto list = selection.list(batch, group, tile);
+  return {list.begin(), list.end()};
+}
+
+/// The lists against the oracle: the same where the choice is clearer than `tolerance`, and never
+/// a block that is less important by more than that.
+void expect_matches(const Selection& selection, const reference::BlockSelectionOutput& expected,
+                    double tolerance, const BlockSelectionOptions& options,
+                    const std::string& what) {
+  const SelectionShape& shape = selection.shape();
+  ASSERT_EQ(shape, expected.selection.shape()) << what;
+  const std::vector<double> gaps = expected.gap.to_vector<double>();
+  const std::vector<double> importance = expected.importance.to_vector<double>();
+  int64_t index = 0;
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    for (int64_t g = 0; g < shape.groups; ++g) {
+      for (int64_t tile = 0; tile < shape.tiles(); ++tile, ++index) {
+        const std::vector<int32_t> list = list_of(selection, b, g, tile);
+        const std::vector<int32_t> best = list_of(expected.selection, b, g, tile);
+        const std::string where = what + " at " + std::to_string(b) + ", " + std::to_string(g) +
+                                  ", " + std::to_string(tile);
+        if (gaps[index] > tolerance) {
+          ASSERT_EQ(list, best) << where << " gap " << gaps[index];
+          continue;
+        }
+        ASSERT_EQ(list.size(), best.size()) << where;
+        const int64_t leader = (shape.position / shape.query_tile + tile) * shape.query_tile;
+        const int64_t own = leader / shape.key_block;
+        const double* const scores = importance.data() + index * shape.blocks();
+        double least = kInfinity, most = 0;
+        for (int32_t block = 0; block <= own; ++block) {
+          const bool forced = block < options.initial || block > own - options.local;
+          const bool taken = std::binary_search(list.begin(), list.end(), block);
+          if (forced) {
+            ASSERT_TRUE(taken) << where;
+          } else if (taken) {
+            least = std::min(least, scores[block]);
+          } else {
+            most = std::max(most, scores[block]);
+          }
+        }
+        ASSERT_LE(list.back(), own) << where;
+        ASSERT_GE(least, most - tolerance) << where;
+      }
+    }
+  }
+}
+
+/// Importances are sums of probabilities: of the order of the heads of a group.
+double tolerance_of(const Case& c) {
+  return (c.dtype == DType::f64 ? 1e-13 : 4e-6) * static_cast<double>(c.heads / c.groups) *
+         static_cast<double>(c.options.compression_block / c.options.compression_stride);
+}
+
+void expect_matches_oracle(const Case& c, uint64_t seed = 1) {
+  const Sequence x(c, seed, 2);
+  expect_matches(x.select(), reference::select_blocks(x.q, x.k, 0, x.length(), c.options),
+                 tolerance_of(c), c.options, ::testing::PrintToString(c));
+}
+
+// The oracle.
+
+TEST(BlockSelectionOracle, AgreesWithHandComputedRow) {
+  // A query at position 11 with attention 1, 2, 3, 4, 6 (sixteenths) to keys of 4 tokens, 2 apart.
+  const Tensor q = ones({1, 1, 1, 1}, DType::f64);
+  const Tensor k = from_vector<double>(
+      {0, std::log(2.0), std::log(3.0), std::log(4.0), std::log(6.0)}, {1, 5, 1, 1});
+  const BlockSelectionOptions options{.compression_block = 4,
+                                      .compression_stride = 2,
+                                      .key_block = 4,
+                                      .count = 2,
+                                      .initial = 0,
+                                      .local = 1};
+  const auto out = reference::select_blocks(q, k, 11, 12, options);
+  const std::vector<double> importance = out.importance.to_vector<double>();
+  ASSERT_EQ(importance.size(), 3U);
+  EXPECT_NEAR(importance[0], (2 * 1 + 1 * 2) / 16.0, 1e-15);
+  EXPECT_NEAR(importance[1], (1 * 2 + 2 * 3 + 1 * 4) / 16.0, 1e-15);
+  EXPECT_NEAR(importance[2], (1 * 4 + 2 * 6) / 16.0, 1e-15);
+  EXPECT_EQ(lists_of(out.selection), (Lists{{1, 2}}));
+  EXPECT_NEAR(out.gap.item<double>(), 0.5, 1e-15);
+}
+
+TEST(BlockSelectionOracle, SpreadsTheAttentionOfEveryHeadOverTheBlocks) {
+  for (const auto& [l, d, block] :
+       {std::tuple{4, 2, 8}, {8, 2, 8}, {4, 4, 4}, {2, 2, 6}, {6, 2, 8}}) {
+    const Case c{.batch = 2,
+                 .queries = 37,
+                 .heads = 6,
+                 .groups = 2,
+                 .options = {.compression_block = l,
+                             .compression_stride = d,
+                             .key_block = block,
+                             .count = 3,
+                             .initial = 1,
+                             .local = 1}};
+    const Sequence x(c);
+    const auto out = reference::select_blocks(x.q, x.k, 0, 37, c.options);
+    const std::vector<double> values = out.importance.to_vector<double>();
+    const int64_t blocks = out.selection.shape().blocks();
+    for (int64_t row = 0; row < out.selection.shape().lists(); ++row) {
+      double sum = 0;
+      for (int64_t j = 0; j < blocks; ++j) sum += values[row * blocks + j];
+      const double expected = row % 37 + 1 < l ? 0 : 3.0 * l / d;
+      ASSERT_NEAR(sum, expected, 1e-12) << "row " << row << " l " << l;
+    }
+  }
+}
+
+// The kernel against the oracle.
+
+class BlockSelectionShapes : public ::testing::TestWithParam<Case> {};
+
+TEST_P(BlockSelectionShapes, MatchesOracle) {
+  Case c = GetParam();
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+    c.dtype = dtype;
+    expect_matches_oracle(c);
+  }
+}
+
+std::vector<Case> shape_cases() {
+  std::vector<Case> cases;
+  for (const int64_t t : {1, 3, 4, 15, 16, 17, 29, 31, 64, 129}) {
+    cases.push_back({2, t, 4, 2, 8, kTiny});
+    cases.push_back({1, t, 3, 1, 5, {4, 4, 4, 4, 1, 2}});
+    cases.push_back({1, t, 2, 2, 16, {4, 2, 8, 4, 2, 2, 4}});
+  }
+  // Keys that cover one stride, many, and every ratio to the block.
+  for (const auto& [l, d, block] : {std::tuple{1, 1, 1},
+                                    {1, 1, 5},
+                                    {5, 1, 5},
+                                    {3, 1, 4},
+                                    {6, 3, 12},
+                                    {16, 16, 16},
+                                    {32, 16, 64},
+                                    {8, 4, 8},
+                                    {12, 4, 12},
+                                    {9, 3, 12}}) {
+    cases.push_back({1, 300, 4, 1, 12, {l, d, block, 6, 1, 2}});
+    cases.push_back({2, 150, 2, 2, 7, {l, d, block, 3, 0, 1, block}});
+  }
+  // Group sizes on both sides of a vector, one group of many heads, and enough groups to share.
+  for (const int64_t heads : {1, 2, 3, 5, 8, 17, 64, 70})
+    cases.push_back({1, 100, heads, 1, 9, {2, 2, 2, 5, 1, 1}});
+  cases.push_back({5, 90, 8, 8, 4, {4, 2, 4, 4, 1, 1}});
+  // Long lists, few and many forced blocks.
+  cases.push_back({1, 400, 2, 1, 8, {2, 1, 2, 90, 3, 7}});
+  cases.push_back({1, 400, 2, 1, 8, {2, 1, 2, 199, 0, 1}});
+  cases.push_back({1, 200, 2, 1, 8, {2, 1, 2, 10, 5, 5}});
+  cases.push_back({1, 200, 2, 1, 8, {2, 1, 2, 1, 0, 1}});
+  cases.push_back({1, 200, 2, 1, 8, {4, 2, 4, 30, 20, 8, 2}});
+  cases.push_back({1, 200, 2, 1, 8, {4, 2, 4, 1000000, 1, 1}});
+  // More than one tile of compressed keys.
+  cases.push_back({1, 1200, 4, 2, 16, {16, 4, 16, 8, 1, 2, 8}});
+  cases.push_back({1, 700, 1, 1, 3, {2, 2, 4, 5, 1, 2}});
+  cases.push_back({1, 500, 2, 2, 64, {.scale = 0.3}});
+  return cases;
+}
+INSTANTIATE_TEST_SUITE_P(All, BlockSelectionShapes, ::testing::ValuesIn(shape_cases()));
+
+TEST(BlockSelection, ReadsAnyStrides) {
+  const Case c{.batch = 2, .queries = 90, .heads = 4, .groups = 2, .options = kTiny};
+  const Sequence x(c);
+  const Lists expected = lists_of(x.select());
+  EXPECT_EQ(
+      lists_of(select_blocks(scattered(x.q), scattered(x.k),
+                             x.lse.transpose(1, 2).contiguous().transpose(1, 2), 0, 90, c.options)),
+      expected);
+  // A last axis that is not dense.
+  EXPECT_EQ(lists_of(select_blocks(x.q.transpose(1, 3).contiguous().transpose(1, 3),
+                                   x.k.transpose(1, 3).contiguous().transpose(1, 3), x.lse, 0, 90,
+                                   c.options)),
+            expected);
+}
+
+TEST(BlockSelection, DoesNotDependOnTheNumberOfThreads) {
+  const int threads = num_threads();
+  for (const int64_t groups : {1, 8}) {
+    Case c{.queries = 700, .heads = 8, .groups = groups, .dtype = DType::f32};
+    c.options = kTiny;
+    const Sequence x(c);
+    set_num_threads(1);
+    const Lists expected = lists_of(x.select());
+    for (const int n : {2, 3, 7}) {
+      set_num_threads(n);
+      EXPECT_EQ(lists_of(x.select()), expected) << n;
+    }
+    set_num_threads(threads);
+  }
+}
+
+TEST(BlockSelection, HandlesNoQueriesAndNoBatch) {
+  const Tensor k = zeros({1, 3, 1, 4});
+  const Selection none = select_blocks(zeros({1, 0, 2, 4}), k, zeros({1, 2, 0}), 7, 20, kTiny);
+  EXPECT_EQ(none.total(), 0);
+  EXPECT_EQ(none.shape().position, 7);
+  EXPECT_EQ(select_blocks(zeros({0, 5, 2, 4}), zeros({0, 3, 1, 4}), zeros({0, 2, 5}), 0, 20, kTiny)
+                .total(),
+            0);
+}
+
+TEST(BlockSelection, DescribesItsLists) {
+  Case c{.queries = 20, .heads = 4, .groups = 2, .options = kTiny};
+  c.options.query_tile = 4;
+  const Sequence x(c);
+  const SelectionShape expected{.batch = 1,
+                                .groups = 2,
+                                .queries = 6,
+                                .keys = 20,
+                                .position = 12,
+                                .query_tile = 4,
+                                .key_block = 8};
+  EXPECT_EQ(
+      select_blocks(x.q.slice(1, 12, 18), x.k, x.lse.slice(2, 12, 18), 12, 20, c.options).shape(),
+      expected);
+}
+
+// Structure of the lists.
+
+TEST(BlockSelection, ListsHoldTheForcedBlocksAndTheirLength) {
+  for (const int64_t tile : {1, 2, 8}) {
+    Case c{.queries = 133, .heads = 2, .groups = 2, .options = kTiny};
+    c.options.count = 7;
+    c.options.initial = 2;
+    c.options.local = 3;
+    c.options.query_tile = tile;
+    const Selection selection = Sequence(c).select();
+    for (int64_t g = 0; g < 2; ++g) {
+      for (int64_t i = 0; i < selection.shape().tiles(); ++i) {
+        const auto own = static_cast<int32_t>(i * tile / 8);
+        const std::vector<int32_t> list = list_of(selection, 0, g, i);
+        ASSERT_EQ(static_cast<int64_t>(list.size()), std::min<int64_t>(7, own + 1));
+        ASSERT_LE(list.back(), own);
+        for (const int32_t forced : {0, 1, own, own - 1, own - 2}) {
+          if (forced >= 0 && forced <= own) {
+            ASSERT_TRUE(std::binary_search(list.begin(), list.end(), forced)) << i;
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(BlockSelection, TakesEveryBlockWhileThereAreFewEnough) {
+  Case c{.queries = 90, .heads = 2, .groups = 1, .options = kTiny};
+  c.options.count = 12;
+  const Selection selection = Sequence(c).select();
+  for (int64_t t = 0; t < 90; ++t) {
+    const auto list = selection.list(0, 0, t);
+    ASSERT_EQ(static_cast<int64_t>(list.size()), t / 8 + 1);
+  }
+}
+
+TEST(BlockSelection, EqualKeysGiveTheLowestBlocks) {
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+    for (const auto& [l, d, block] : {std::tuple{4, 4, 4}, {2, 2, 6}, {1, 1, 4}}) {
+      const BlockSelectionOptions o{.compression_block = l,
+                                    .compression_stride = d,
+                                    .key_block = block,
+                                    .count = 5,
+                                    .initial = 1,
+                                    .local = 2};
+      const int64_t tokens = 40 * block;
+      const Tensor q = random_tensor({1, tokens, 6, 8}, dtype, 3);
+      const Tensor k =
+          random_tensor({1, 1, 2, 8}, dtype, 4).expand({1, compressed_keys(tokens, o), 2, 8});
+      const Selection selection = Sequence(q, k, o).select();
+      for (int64_t t = 5 * block; t < tokens; ++t) {
+        const auto own = static_cast<int32_t>(t / block);
+        ASSERT_EQ(list_of(selection, 0, t % 2, t), (std::vector<int32_t>{0, 1, 2, own - 1, own}))
+            << t << " l " << l;
+      }
+    }
+  }
+}
+
+TEST(BlockSelection, OfEqualBlocksTakesTheLower) {
+  // Keys of three values, far enough apart that only equal ones tie. The probabilities of equal
+  // keys have the same bits.
+  Draw draw(11);
+  const BlockSelectionOptions o{.compression_block = 2,
+                                .compression_stride = 2,
+                                .key_block = 2,
+                                .count = 9,
+                                .initial = 1,
+                                .local = 1};
+  const int64_t tokens = 500;
+  std::vector<double> keys(250);
+  for (double& key : keys) key = static_cast<double>(draw(0, 2));
+  const Tensor q = ones({1, tokens, 1, 1}, DType::f32);
+  const Tensor k = from_vector(keys, {1, 250, 1, 1}).to(DType::f32);
+  const Selection selection = Sequence(q, k, o).select();
+  for (int64_t t = 30; t < tokens; ++t) {
+    const int64_t own = t / 2;
+    std::vector<int32_t> rest(static_cast<size_t>(own - 1));
+    for (size_t i = 0; i < rest.size(); ++i) rest[i] = static_cast<int32_t>(i) + 1;
+    std::stable_sort(rest.begin(), rest.end(),
+                     [&](int32_t a, int32_t b) { return keys[a] > keys[b]; });
+    std::vector<int32_t> expected(rest.begin(), rest.begin() + 7);
+    expected.push_back(0);
+    expected.push_back(static_cast<int32_t>(own));
+    std::sort(expected.begin(), expected.end());
+    ASSERT_EQ(list_of(selection, 0, 0, t), expected) << t;
+  }
+}
+
+TEST(BlockSelection, RowsWithoutCompressedKeysTakeTheLowestBlocks) {
+  // lse = +inf: no key was seen.
+  const Case c{.queries = 120, .heads = 2, .groups = 1, .options = kTiny, .dtype = DType::f32};
+  const Sequence x(c);
+  const Selection selection =
+      select_blocks(x.q, x.k, full(x.lse.shape(), kInfinity), 0, 120, c.options);
+  const Selection keyless = select_blocks(x.q, x.k.slice(1, 0, 0), x.lse, 0, 120, c.options);
+  for (int64_t t = 24; t < 120; ++t) {
+    const std::vector<int32_t> expected{0, 1, static_cast<int32_t>(t / 8)};
+    ASSERT_EQ(list_of(selection, 0, 0, t), expected) << t;
+    ASSERT_EQ(list_of(keyless, 0, 0, t), expected) << t;
+  }
+}
+
+TEST(BlockSelection, BrokenScoresStillGiveLists) {
+  const Case c{.queries = 120, .heads = 2, .groups = 1, .options = kTiny, .dtype = DType::f32};
+  Sequence x(c);
+  for (const double value : {std::nan(""), kInfinity, -kInfinity, 1e30}) {
+    Tensor k = x.k.clone();
+    k.slice(1, 5, 9).fill_(value);
+    for (const double lse : {std::nan(""), 0.0, -kInfinity, -1e30}) {
+      // The constructor of Selection checks the lists.
+      const Selection selection =
+          select_blocks(x.q, k, full(x.lse.shape(), lse), 0, 120, c.options);
+      for (int64_t t = 0; t < 120; ++t) {
+        const auto list = selection.list(0, 0, t);
+        ASSERT_EQ(static_cast<int64_t>(list.size()), std::min<int64_t>(3, t / 8 + 1));
+        ASSERT_EQ(list.front(), 0);
+        ASSERT_EQ(list.back(), t / 8);
+      }
+    }
+  }
+}
+
+TEST(BlockSelection, DoesNotChangeWithAConstantAddedToTheScoresOfARow) {
+  Case c{.batch = 2, .queries = 160, .heads = 4, .groups = 2, .options = kTiny};
+  c.options.scale = 0.5;
+  const Sequence x(c);
+  // A channel in which all keys are 1 and the queries differ.
+  Tensor q = zeros({2, 160, 4, 9}, DType::f64), k = ones({2, x.k.size(1), 2, 9}, DType::f64);
+  q.slice(3, 0, 8).copy_(x.q);
+  q.slice(3, 8, 9).copy_(random_tensor({2, 160, 4, 1}, DType::f64, 9, 3));
+  k.slice(3, 0, 8).copy_(x.k);
+  EXPECT_EQ(lists_of(Sequence(q, k, c.options).select()), lists_of(x.select()));
+}
+
+TEST(BlockSelection, HeadsOfAGroupCountAlike) {
+  const Case c{.queries = 160, .heads = 6, .groups = 2, .options = kTiny};
+  const Sequence x(c);
+  Tensor q = x.q.clone();
+  for (const auto& [to, from] : {std::pair{0, 2}, {1, 0}, {2, 1}, {3, 4}, {4, 3}})
+    q.slice(2, to, to + 1).copy_(x.q.slice(2, from, from + 1));
+  EXPECT_EQ(lists_of(Sequence(q, x.k, c.options).select()), lists_of(x.select()));
+}
+
+// Parts of a sequence.
+
+TEST(BlockSelection, LaterRowsDoNotChangeEarlierLists) {
+  Case c{.queries = 131, .heads = 2, .groups = 1, .options = kTiny, .dtype = DType::f32};
+  for (const int64_t tile : {1, 4}) {
+    c.options.query_tile = tile;
+    const Sequence x(c);
+    const Lists all = lists_of(x.select());
+    for (int64_t end = 1; end <= 131; ++end) {
+      const Lists some = lists_of(x.select(0, end));
+      ASSERT_EQ(some, Lists(all.begin(), all.begin() + static_cast<int64_t>(some.size()))) << end;
+    }
+    // More compressed keys and tokens than the rows have seen.
+    const Lists some =
+        lists_of(select_blocks(x.q.slice(1, 0, 70), x.k, x.lse.slice(2, 0, 70), 0, 131, c.options));
+    ASSERT_EQ(some, Lists(all.begin(), all.begin() + static_cast<int64_t>(some.size())));
+  }
+}
+
+/// Selects in calls that end at `ends`, each inheriting from the one before, and compares every
+/// query's list with that of one call.
+void expect_split_agrees(const Sequence& x, const std::vector<int64_t>& ends) {
+  const Selection all = x.select();
+  std::optional<Selection> before;
+  int64_t begin = 0;
+  for (const int64_t end : ends) {
+    Selection part = x.select(begin, end, before.has_value() ? &*before : nullptr);
+    for (int64_t b = 0; b < part.shape().batch; ++b) {
+      for (int64_t g = 0; g < part.shape().groups; ++g) {
+        for (int64_t t = begin; t < end; ++t) {
+          ASSERT_EQ(list_of(part, b, g, part.shape().tile_of(t - begin)),
+                    list_of(all, b, g, all.shape().tile_of(t)))
+              << "query " << t << " in the call from " << begin << " to " << end;
+        }
+      }
+    }
+    before = std::move(part);
+    begin = end;
+  }
+}
+
+TEST(BlockSelection, EverySplitIntoCallsGivesTheSameLists) {
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
+    Case c{.batch = 2, .queries = 75, .heads = 6, .groups = 2, .options = kTiny, .dtype = dtype};
+    for (const int64_t tile : {1, 4, 8}) {
+      c.options.query_tile = tile;
+      const Sequence x(c);
+      for (int64_t middle = 1; middle < 75; ++middle) expect_split_agrees(x, {middle, 75});
+      std::vector<int64_t> steps;
+      for (int64_t t = 1; t <= 75; ++t) steps.push_back(t);
+      expect_split_agrees(x, steps);
+    }
+  }
+}
+
+TEST(BlockSelection, DecodeOverManyKeysGivesTheListsOfAPrefill) {
+  // Many steps of one query against tiles of many: sums must not depend on their company.
+  Case c{.queries = 2100, .heads = 10, .groups = 2, .dim = 24, .dtype = DType::f32};
+  c.options = {4, 2, 8, 7, 1, 2};
+  const Sequence x(c);
+  const Selection all = x.select();
+  for (int64_t t = 1500; t < 2100; t += 7) {
+    const Selection step = x.select(t, t + 1);
+    for (int64_t g = 0; g < 2; ++g) ASSERT_EQ(list_of(step, 0, g, 0), list_of(all, 0, g, t)) << t;
+  }
+}
+
+// Bad input.
+
+TEST(BlockSelectionErrors, OptionsNameTheirRule) {
+  const auto text = [](auto change) {
+    BlockSelectionOptions o = kTiny;
+    change(o);
+    return message_of<ConfigError>([&] { validate(o); });
+  };
+  using O = BlockSelectionOptions;
+  const auto expect = [](const std::string& message, const std::string& part) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  };
+  EXPECT_NO_THROW(validate(kTiny));
+  EXPECT_NO_THROW(validate({}));
+  expect(text([](O& o) { o.compression_block = 0; }),
+         "compression_block must be at least 1, got 0");
+  expect(text([](O& o) { o.compression_stride = -2; }),
+         "compression_stride must be at least 1, got -2");
+  expect(text([](O& o) { o.key_block = 0; }), "key_block must be at least 1, got 0");
+  expect(text([](O& o) { o.count = 0; }), "count must be at least 1, got 0");
+  expect(text([](O& o) { o.initial = -1; }), "initial must be at least 0, got -1");
+  expect(text([](O& o) { o.local = 0; }), "local must be at least 1, got 0");
+  expect(text([](O& o) { o.query_tile = 0; }), "query_tile must be at least 1, got 0");
+  expect(text([](O& o) { o.compression_stride = 3; }),
+         "compression_stride must divide compression_block, got 3 and 4");
+  expect(text([](O& o) { o.key_block = 7; }),
+         "compression_stride must divide key_block, got 2 and 7");
+  expect(text([](O& o) { o.compression_block = 10; }),
+         "compression_block must be at most key_block, got 10 and 8");
+  expect(text([](O& o) { o.query_tile = 3; }), "query_tile must divide key_block, got 3 and 8");
+  expect(text([](O& o) { o.query_tile = 16; }), "query_tile must divide key_block, got 16 and 8");
+  expect(text([](O& o) { o.local = 3; }),
+         "count must be at least initial + local, got 3 for 1 + 3");
+  expect(text([](O& o) { o.initial = std::numeric_limits<int64_t>::max(); }),
+         "count must be at least initial + local");
+  expect(text([](O& o) { o.scale = 0; }), "scale must be finite and above 0, got 0");
+  expect(text([](O& o) { o.scale = kInfinity; }), "scale must be finite and above 0, got inf");
+  // select_blocks() itself checks them.
+  BlockSelectionOptions bad = kTiny;
+  bad.query_tile = 3;
+  EXPECT_THROW(
+      select_blocks(zeros({1, 5, 2, 4}), zeros({1, 3, 1, 4}), zeros({1, 2, 5}), 0, 20, bad),
+      ConfigError);
+}
+
+TEST(BlockSelectionErrors, InputsNameWhatCame) {
+  const Tensor q = zeros({1, 5, 4, 8}), k = zeros({1, 3, 2, 8}), lse = zeros({1, 4, 5});
+  const auto expect = [](const std::string& message, const std::string& part) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  };
+  const auto shape_text = [](const Tensor& a, const Tensor& b, const Tensor& c) {
+    return message_of<ShapeError>([&] { select_blocks(a, b, c, 0, 20, kTiny); });
+  };
+  expect(shape_text(Tensor(), k, lse), "q must be [B, T, H, D], got undefined");
+  expect(shape_text(zeros({5, 4, 8}), k, lse), "got [5, 4, 8]");
+  expect(shape_text(q, zeros({3, 2, 8}), lse), "k must be [B, Nc, G, D]");
+  expect(shape_text(q, zeros({2, 3, 2, 8}), lse), "batch sizes differ");
+  expect(shape_text(q, zeros({1, 3, 2, 6}), lse), "one head dim");
+  expect(shape_text(q, zeros({1, 3, 3, 8}), lse), "multiple of the 3 key heads");
+  expect(shape_text(q, k, zeros({1, 5, 4})), "lse must be [1, 4, 5], got [1, 5, 4]");
+  expect(shape_text(q, k, Tensor()), "lse must be [1, 4, 5], got undefined");
+  const auto type_text = [](const Tensor& a, const Tensor& b, const Tensor& c) {
+    return message_of<DTypeError>([&] { select_blocks(a, b, c, 0, 20, kTiny); });
+  };
+  expect(type_text(q.to(DType::i32), k.to(DType::i32), lse), "takes f64, f32, bf16 or f16");
+  expect(type_text(q, k.to(DType::bf16), lse), "q and k must have one type");
+  expect(type_text(q, k, lse.to(DType::f64)), "lse must be f32");
+  expect(type_text(q.to(DType::f64), k.to(DType::f64), lse), "lse must be f64");
+  const auto config_text = [&](int64_t position, int64_t keys) {
+    return message_of<ConfigError>([&] { select_blocks(q, k, lse, position, keys, kTiny); });
+  };
+  expect(config_text(-1, 20), "the 5 queries from position -1 on must be among the 20 keys");
+  expect(config_text(16, 20), "the 5 queries from position 16 on must be among the 20 keys");
+  expect(config_text(0, 4), "among the 4 keys");
+}
+
+TEST(BlockSelectionErrors, InheritedListsMustBeThoseOfTheCallBefore) {
+  BlockSelectionOptions o = kTiny;
+  o.query_tile = 4;
+  const Tensor q = zeros({1, 5, 4, 8}), k = zeros({1, 3, 2, 8}), lse = zeros({1, 4, 5});
+  const SelectionShape good{.batch = 1,
+                            .groups = 2,
+                            .queries = 2,
+                            .keys = 6,
+                            .position = 4,
+                            .query_tile = 4,
+                            .key_block = 8};
+  const auto call = [&](auto change) {
+    SelectionShape shape = good;
+    change(shape);
+    const Selection from =
+        Selection::from_lists(shape, Lists(static_cast<size_t>(shape.lists()), {0}));
+    return select_blocks(q, k, lse, 6, 20, o, &from);
+  };
+  using S = SelectionShape;
+  EXPECT_EQ(lists_of(call([](S&) {})), (Lists{{0}, {0, 1}, {0}, {0, 1}}));
+  const auto expect = [](const std::string& message, const std::string& part) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  };
+  expect(message_of<ConfigError>([&] { select_blocks(q, k, lse, 6, 20, o); }),
+         "position 6 is inside a run of 4 queries");
+  expect(message_of<ShapeError>([&] { call([](S& s) { s.groups = 1; }); }),
+         "batch 1 and 1 groups, must be of batch 1 and 2 groups");
+  expect(message_of<ShapeError>([&] { call([](S& s) { s.batch = 2; }); }), "batch 2");
+  expect(message_of<ConfigError>([&] { call([](S& s) { s.query_tile = 2; }); }),
+         "query_tile 2 and key_block 8, must have 4 and 8");
+  expect(message_of<ConfigError>([&] { call([](S& s) { s.key_block = 4; }); }), "key_block 4");
+  expect(message_of<ConfigError>([&] { call([](S& s) { s.position = 3; }); }),
+         "must end at position 6");
+  expect(message_of<ConfigError>([&] { call([](S& s) { s.keys = 25; }); }),
+         "at most 3 blocks, got the 2 queries from 4 on and 4 blocks");
+}
+
+// Random configurations.
+
+Case random_case(Draw& draw) {
+  const std::vector<int64_t> few{1, 1, 2, 3, 4};
+  Case c;
+  BlockSelectionOptions& o = c.options;
+  o.compression_stride = draw(1, 5);
+  const int64_t chunks = draw.of(few);
+  o.compression_block = o.compression_stride * chunks;
+  o.key_block = o.compression_stride * draw(chunks, chunks + 4);
+  o.initial = draw(0, 3);
+  o.local = draw(1, 3);
+  o.count = o.initial + o.local + draw(0, 9);
+  do {
+    o.query_tile = draw(1, o.key_block);
+  } while (o.key_block % o.query_tile != 0);
+  c.batch = draw(1, 2);
+  c.groups = draw(1, 3);
+  c.heads = c.groups * draw.of(std::vector<int64_t>{1, 2, 3, 4, 5, 9, 20});
+  c.dim = draw(1, 20);
+  c.queries = draw(1, draw(0, 3) == 0 ? 500 : 120);
+  c.dtype = draw.of(std::vector<DType>{DType::f64, DType::f32, DType::bf16, DType::f16});
+  return c;
+}
+
+TEST(BlockSelectionSlow, RandomConfigurationsMatchOracle) {
+  Draw draw(21);
+  for (int i = 0; i < 600; ++i) {
+    const Case c = random_case(draw);
+    expect_matches_oracle(c, static_cast<uint64_t>(100 + i));
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(BlockSelectionSlow, RandomSplitsGiveTheSameLists) {
+  Draw draw(22);
+  for (int i = 0; i < 300; ++i) {
+    const Case c = random_case(draw);
+    std::vector<int64_t> ends;
+    for (int64_t end = 0; end < c.queries;) {
+      end = std::min(c.queries, end + draw(1, draw(0, 1) == 0 ? 4 : 100));
+      ends.push_back(end);
+    }
+    SCOPED_TRACE(::testing::PrintToString(c));
+    expect_split_agrees(Sequence(c, static_cast<uint64_t>(i)), ends);
+    if (HasFatalFailure()) return;
+  }
+}
+
+TEST(BlockSelectionSlow, RandomPartsMatchOracle) {
+  // Calls in the middle of a sequence, with more keys than the queries see.
+  Draw draw(23);
+  for (int i = 0; i < 300; ++i) {
+    const Case c = random_case(draw);
+    const Sequence x(c, static_cast<uint64_t>(i), 2);
+    const int64_t begin = draw(0, c.queries - 1), end = draw(begin + 1, c.queries);
+    std::optional<Selection> before;
+    if (begin > 0) before = x.select(0, begin);
+    const Selection* const inherited = before.has_value() ? &*before : nullptr;
+    const Tensor q = x.q.slice(1, begin, end);
+    expect_matches(
+        select_blocks(q, x.k, x.lse.slice(2, begin, end), begin, c.queries, c.options, inherited),
+        reference::select_blocks(q, x.k, begin, c.queries, c.options, inherited), tolerance_of(c),
+        c.options, ::testing::PrintToString(c));
+    if (HasFatalFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace weft::attention
