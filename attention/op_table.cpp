@@ -7,6 +7,7 @@ namespace weft::attention {
 const OpTable& op_table() {
   static const OpTable table = [] {
     OpTable table;
+    list_block_pool_ops(table);
     list_flash_attention_ops(table);
     list_selected_attention_ops(table);
     return table;

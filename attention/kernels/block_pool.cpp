@@ -7,6 +7,7 @@
 #include "weft/tensor/ops/reduce.h"
 
 #include "kernels/block_pool_kernels.h"
+#include "kernels/op_list.h"
 
 namespace weft::attention {
 namespace {
@@ -188,6 +189,13 @@ Tensor block_unfold_backward_positions(const Tensor& dz, const BlockShape& shape
   const int64_t heads = dz.size(2), width = dz.size(3);
   return linear_backward_bias(dz.contiguous().view({dz.size(0) * dz.size(1), heads * width}), dtype)
       .view({heads, shape.block, width / shape.block});
+}
+
+void list_block_pool_ops(OpTable& table) {
+  table.add(kPool, kFloatingTypes);
+  table.add(kPoolBackward, kFloatingTypes);
+  table.add(kUnfold, kFloatingTypes);
+  table.add(kUnfoldBackward, kFloatingTypes);
 }
 
 }  // namespace weft::attention

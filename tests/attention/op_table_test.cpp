@@ -1,5 +1,6 @@
 #include "weft/attention/op_table.h"
 
+#include "weft/attention/kernels/block_pool.h"
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/attention/kernels/selected_attention.h"
 
@@ -13,6 +14,22 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
   const Selection selection = Selection::from_lists({.groups = 2, .queries = 3, .keys = 3},
                                                     std::vector<std::vector<int32_t>>(6, {0}));
   const test::OpCallers callers = {
+      {"block_pool",
+       [=](DType dtype) {
+         block_pool_forward(heads(dtype), {2, 1});
+       }},
+      {"block_pool_backward",
+       [=](DType dtype) {
+         block_pool_backward_input(heads(dtype), 4, {2, 1});
+       }},
+      {"block_unfold",
+       [=](DType dtype) {
+         block_unfold_forward(heads(dtype), {2, 1});
+       }},
+      {"block_unfold_backward",
+       [=](DType dtype) {
+         block_unfold_backward_input(heads(dtype), 4, {2, 1});
+       }},
       {"flash_attention",
        [=](DType dtype) { flash_attention_forward(heads(dtype), heads(dtype), heads(dtype)); }},
       {"flash_attention_backward",
