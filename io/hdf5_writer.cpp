@@ -1,6 +1,7 @@
 #include <cerrno>
 #include <limits>
 #include <map>
+#include <set>
 
 #include <unistd.h>
 
@@ -22,6 +23,7 @@ class Hdf5Writer::Impl {
     const H5Handle creation(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
     const H5Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
     check(H5Pset_userblock(creation.get(), kSealBytes));
+    check(H5Pset_obj_track_times(creation.get(), false));  // of the root group
     // Formats that every HDF5 since 1.8 reads, with checksums on the structure.
     check(H5Pset_libver_bounds(access.get(), H5F_LIBVER_V18, H5F_LIBVER_LATEST));
     check(set_driver(access.get(), &driver_));
@@ -29,28 +31,28 @@ class Hdf5Writer::Impl {
     file_ =
         H5Handle(H5Fcreate(name.c_str(), H5F_ACC_TRUNC, creation.get(), access.get()), H5Fclose);
     check(file_.get());
-    links_ = H5Handle(H5Pcreate(H5P_LINK_CREATE), H5Pclose);
-    check(H5Pset_create_intermediate_group(links_.get(), 1));
+    group_properties_ = H5Handle(H5Pcreate(H5P_GROUP_CREATE), H5Pclose);
+    check(H5Pset_obj_track_times(group_properties_.get(), false));  // equal content, equal bytes
   }
 
   ~Impl() { close(); }
 
   void create_group(const std::string& group) {
     const H5Session session;
-    const H5Handle made(
-        H5Gcreate2(file_.get(), group.c_str(), links_.get(), H5P_DEFAULT, H5P_DEFAULT), H5Gclose);
-    check(made.get(), group);
+    make_parents(group);
+    make_group(group);
   }
 
   void write(const std::string& dataset, ElementType type, std::span<const int64_t> shape,
              const void* data) {
     const H5Session session;
+    make_parents(dataset);
     const H5Handle space = make_space(shape);
     check(space.get(), dataset);
     const H5Handle file_type = stored_type(type);
     const H5Handle properties = dataset_properties();
     const H5Handle made(H5Dcreate2(file_.get(), dataset.c_str(), file_type.get(), space.get(),
-                                   links_.get(), properties.get(), H5P_DEFAULT),
+                                   H5P_DEFAULT, properties.get(), H5P_DEFAULT),
                         H5Dclose);
     check(made.get(), dataset);
     if (H5Sget_simple_extent_npoints(space.get()) == 0) return;
@@ -62,6 +64,7 @@ class Hdf5Writer::Impl {
                "HDF5 dataset '{}': chunks must have 1 to {} elements, got {}", dataset,
                kLargestChunk, chunk);
     const H5Session session;
+    make_parents(dataset);
     const hsize_t none = 0;
     const hsize_t unlimited = H5S_UNLIMITED;
     const hsize_t chunk_size = static_cast<hsize_t>(chunk);
@@ -75,7 +78,7 @@ class Hdf5Writer::Impl {
     stream.type = type;
     stream.chunk_bytes = static_cast<size_t>(chunk) * size_of(type);
     stream.dataset = H5Handle(H5Dcreate2(file_.get(), dataset.c_str(), stored_type(type).get(),
-                                         space.get(), links_.get(), properties.get(), H5P_DEFAULT),
+                                         space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT),
                               H5Dclose);
     check(stream.dataset.get(), dataset);
     streams_.insert_or_assign(dataset, std::move(stream));
@@ -147,6 +150,22 @@ class Hdf5Writer::Impl {
     return {H5Screate_simple(static_cast<int>(sizes.size()), sizes.data(), nullptr), H5Sclose};
   }
 
+  /// Makes the groups above `name`: those that the library makes by itself hold the time of day.
+  void make_parents(const std::string& name) {
+    for (size_t end = name.find('/', 1); end != std::string::npos; end = name.find('/', end + 1)) {
+      const std::string group = name.substr(0, end);
+      if (!groups_.contains(group)) make_group(group);
+    }
+  }
+
+  void make_group(const std::string& group) {
+    const H5Handle made(
+        H5Gcreate2(file_.get(), group.c_str(), H5P_DEFAULT, group_properties_.get(), H5P_DEFAULT),
+        H5Gclose);
+    check(made.get(), group);
+    groups_.insert(group);
+  }
+
   static H5Handle dataset_properties() {
     H5Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
     H5Pset_obj_track_times(properties.get(), false);  // equal content, equal bytes
@@ -196,7 +215,7 @@ class Hdf5Writer::Impl {
   void close() {
     const H5Session session;
     streams_.clear();
-    links_.reset();
+    group_properties_.reset();
     file_.reset();
   }
 
@@ -205,7 +224,8 @@ class Hdf5Writer::Impl {
   AtomicFile atomic_;
   DriverFile driver_;
   H5Handle file_;
-  H5Handle links_;
+  H5Handle group_properties_;
+  std::set<std::string> groups_;
   std::map<std::string, Stream> streams_;
 };
 
