@@ -85,13 +85,14 @@ TileRows<A> left_rows(const T* from, int64_t from_stride, int64_t rows, int64_t 
 }
 
 /// Rows for the right side, which are read in whole vectors and again for every block of the left:
-/// in place where they are dense, else copied. Rows that lie far apart, as heads of one product do,
+/// in place where they are dense and whole vectors, else copied. A vector that reaches beyond the
+/// columns would read beyond the last row, and rows that lie far apart, as heads of one product do,
 /// would share few sets of the first-level cache.
 template <class A, class T>
 TileRows<A> right_rows(const T* from, int64_t from_stride, int64_t rows, int64_t columns,
                        A* buffer) {
   if constexpr (std::is_same_v<A, T>) {
-    if (from_stride == padded<A>(columns)) return {from, from_stride};
+    if (from_stride == columns && columns == padded<A>(columns)) return {from, from_stride};
   }
   pack_rows(from, from_stride, rows, columns, buffer, padded<A>(columns));
   return {buffer, padded<A>(columns)};
