@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "weft/attention/full.h"
+#include "weft/attention/latent_attention.h"
 #include "weft/tensor/check.h"
 
 #include "nearest_name.h"
@@ -123,8 +124,7 @@ void apply_option(std::string_view option, ValuesByMechanism& values) {
 
 const std::vector<MechanismInfo>& mechanisms() {
   static const std::vector<MechanismInfo> list = {
-      full_mechanism(),
-      swa_mechanism(),
+      full_mechanism(), swa_mechanism(), mla_mechanism(), gla_mechanism(), asa_local_mechanism(),
   };
   return list;
 }

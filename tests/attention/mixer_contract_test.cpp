@@ -64,6 +64,12 @@ std::vector<Case> all_cases() {
   for (const MechanismInfo& mechanism : mechanisms()) cases.push_back({mechanism.name});
   cases.push_back({"swa", {"window=2"}});
   cases.push_back({"swa", {"window=7"}});
+  cases.push_back({"mla", {"form=absorbed"}});
+  cases.push_back({"mla", {"query-latent-dim=10"}});
+  cases.push_back({"gla", {"form=absorbed", "latent-dim=5"}});
+  cases.push_back({"gla", {"groups=4", "value-dim=3"}});
+  cases.push_back({"asa-local", {"window=7"}});
+  cases.push_back({"asa-local", {"window=2", "form=absorbed"}});
   return cases;
 }
 

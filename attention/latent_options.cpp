@@ -1,0 +1,72 @@
+#include "latent_options.h"
+
+#include <cmath>
+
+namespace weft::attention {
+namespace {
+
+constexpr int64_t kMaxWidth = 1 << 16;
+
+OptionInfo width_option(const char* name, const char* help, int64_t max = kMaxWidth) {
+  return {.name = name,
+          .kind = OptionKind::integer,
+          .default_value = "0",
+          .help = help,
+          .min = 0,
+          .max = static_cast<double>(max)};
+}
+
+}  // namespace
+
+std::vector<OptionInfo> latent_options() {
+  return {
+      width_option("latent-dim",
+                   "width of a group's latent vector; 0 means n-kv-heads * head-dim / groups, "
+                   "half of what cached keys and values would take",
+                   1 << 20),
+      width_option("rope-dim", "turned part of queries and keys, even; 0 means half of head-dim"),
+      width_option("head-dim", "unturned part of queries and keys; 0 means d-model / n-heads"),
+      width_option("value-dim", "width of a head's values; 0 means head-dim"),
+      width_option("query-latent-dim", "width of a latent vector for queries; 0 means none")};
+}
+
+LatentOptions latent_options_from(const MixerShape& shape, const OptionValues& options) {
+  return {.d_model = shape.d_model,
+          .n_heads = shape.n_heads,
+          .head_dim = options.integer("head-dim"),
+          .value_dim = options.integer("value-dim"),
+          .n_kv_heads = shape.n_kv_heads,
+          .latent_dim = options.integer("latent-dim"),
+          .rope_dim = options.integer("rope-dim"),
+          .query_latent_dim = options.integer("query-latent-dim"),
+          .rope_theta = shape.rope_theta,
+          .init_std = shape.init_std,
+          .output_init_std = shape.init_std / std::sqrt(2.0 * static_cast<double>(shape.n_layers))};
+}
+
+OptionInfo groups_option() {
+  return {.name = "groups",
+          .kind = OptionKind::integer,
+          .default_value = "2",
+          .help = "latent vectors of a token; must divide n-heads",
+          .min = 1,
+          .max = 1 << 16};
+}
+
+OptionInfo form_option() {
+  return {.name = "form",
+          .kind = OptionKind::choice,
+          .default_value = "auto",
+          .help =
+              "how training computes it: with keys and values of every head (naive), on "
+              "latents (absorbed), or as suits best",
+          .choices = {"auto", "naive", "absorbed"}};
+}
+
+LatentForm parse_form(const std::string& text) {
+  return text == "naive"      ? LatentForm::naive
+         : text == "absorbed" ? LatentForm::absorbed
+                              : LatentForm::automatic;
+}
+
+}  // namespace weft::attention
