@@ -1,4 +1,6 @@
+#include <cmath>
 #include <iostream>
+#include <memory>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -12,50 +14,128 @@
 namespace weft::apps {
 namespace {
 
-nlohmann::ordered_json to_json(const attention::MechanismInfo& mechanism) {
-  nlohmann::ordered_json options = nlohmann::ordered_json::array();
-  for (const attention::OptionInfo& option : mechanism.options) {
-    options.push_back(
-        {{"name", option.name}, {"default", option.default_value}, {"help", option.help}});
+using Json = nlohmann::ordered_json;
+
+/// The costs of one layer for one sequence of `tokens` tokens.
+struct Cost {
+  int64_t tokens = 0;
+  double projection_flops = 0;  // a token of the forward pass
+  double core_flops = 0;        // the same, of the attention itself
+  double step_flops = 0;        // decoding one token after `tokens`
+  int64_t cache_bytes = 0;      // of bf16
+};
+
+/// What a layer of the default shape and options costs at three lengths.
+std::vector<Cost> example_costs(const attention::MechanismInfo& mechanism,
+                                const attention::MixerShape& shape) {
+  Generator generator(1);
+  const std::unique_ptr<nn::SequenceMixer> mixer = mechanism.make(
+      shape, attention::OptionValues(mechanism.name, mechanism.options), 0, generator);
+  std::vector<Cost> costs;
+  for (const int64_t tokens : {int64_t{1} << 10, int64_t{8} << 10, int64_t{64} << 10}) {
+    const nn::MixerCost forward = mixer->forward_cost(tokens);
+    const auto count = static_cast<double>(tokens);
+    costs.push_back({.tokens = tokens,
+                     .projection_flops = forward.projection_flops / count,
+                     .core_flops = forward.core_flops / count,
+                     .step_flops = mixer->step_cost(tokens).total(),
+                     .cache_bytes = mixer->cache_bytes(tokens, DType::bf16)});
   }
+  return costs;
+}
+
+Json to_json(const attention::OptionInfo& option) {
+  Json result = {{"name", option.name}, {"default", option.default_value}, {"help", option.help}};
+  result["allowed"] = attention::allowed_values(option);
+  if (std::isfinite(option.min)) result["min"] = option.min;
+  if (std::isfinite(option.max)) result["max"] = option.max;
+  if (!option.choices.empty()) result["choices"] = option.choices;
+  return result;
+}
+
+Json to_json(const attention::MechanismInfo& mechanism) {
+  Json options = Json::array();
+  for (const attention::OptionInfo& option : mechanism.options) options.push_back(to_json(option));
   return {{"name", mechanism.name},
           {"summary", mechanism.summary},
           {"paper", mechanism.paper},
           {"options", options}};
 }
 
-void print(const attention::MechanismInfo& mechanism) {
-  std::cout << mechanism.name << ": " << mechanism.summary << "\n  " << mechanism.paper << "\n";
+Json details_as_json(const attention::MechanismInfo& mechanism) {
+  Json result = to_json(mechanism);
+  const attention::MixerShape shape;
+  Json formulas = Json::object();
+  for (const attention::CostFormula& cost : mechanism.costs) formulas[cost.of] = cost.formula;
+  Json symbols = Json::object();
+  for (const auto& [symbol, meaning] : attention::kCostSymbols)
+    symbols[std::string(symbol)] = meaning;
+  Json table = Json::array();
+  for (const Cost& cost : example_costs(mechanism, shape)) {
+    table.push_back({{"tokens", cost.tokens},
+                     {"projection_flops_per_token", cost.projection_flops},
+                     {"attention_flops_per_token", cost.core_flops},
+                     {"decode_flops", cost.step_flops},
+                     {"cache_bytes_bf16", cost.cache_bytes}});
+  }
+  result["costs"] = {
+      {"symbols", symbols},
+      {"formulas", formulas},
+      {"example",
+       {{"d_model", shape.d_model}, {"n_heads", shape.n_heads}, {"layers", 1}, {"costs", table}}}};
+  return result;
+}
+
+void print_options(const attention::MechanismInfo& mechanism) {
   if (mechanism.options.empty()) {
     std::cout << "  no options besides --n-heads, --n-kv-heads and --rope-theta\n";
     return;
   }
   std::cout << "  options (--attention-opt NAME=VALUE):\n";
   for (const attention::OptionInfo& option : mechanism.options) {
-    std::cout << fmt::format("    {:<20}{} [{}]\n", option.name, option.help, option.default_value);
+    std::cout << fmt::format("    {:<20}{} [{}]\n    {:<20}{}\n", option.name, option.help,
+                             option.default_value, "", attention::allowed_values(option));
   }
 }
 
-}  // namespace
-
-int attention(const std::vector<std::string>& arguments) {
-  std::string format = "text";
-  Options options("attention", "Lists the attention mechanisms, or shows one with its options.",
-                  "weft attention full", "[NAME]");
-  options.add("format", &format, "of the result on stdout", {"text", "json"}).not_in_config();
-  if (!options.parse(arguments)) return kDone;
-  if (options.positional().size() > 1) throw UsageError("attention: one name at a time");
-  if (!options.positional().empty()) {
-    const attention::MechanismInfo& mechanism =
-        attention::find_mechanism(options.positional().front());
-    if (format == "json") {
-      std::cout << to_json(mechanism).dump(2) << "\n";
-    } else {
-      print(mechanism);
-    }
-    return kDone;
+void print_costs(const attention::MechanismInfo& mechanism) {
+  if (!mechanism.costs.empty()) std::cout << "  costs of a layer, for one sequence:\n";
+  for (const attention::CostFormula& cost : mechanism.costs) {
+    std::cout << fmt::format("    {:<42}{}\n", cost.of, cost.formula);
   }
-  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  if (!mechanism.costs.empty()) {
+    std::cout << "    with\n";
+    for (const auto& [symbol, meaning] : attention::kCostSymbols) {
+      std::cout << fmt::format("      {:<4}{}\n", symbol, meaning);
+    }
+  }
+  const attention::MixerShape shape;
+  std::cout << fmt::format(
+      "  a layer of width {} with {} heads and these defaults:\n"
+      "    {:>8}{:>22}{:>22}{:>16}{:>20}\n",
+      shape.d_model, shape.n_heads, "tokens", "projections", "attention", "decoding",
+      "cache of bf16");
+  std::cout << fmt::format("    {:>8}{:>22}{:>22}{:>16}{:>20}\n", "", "(MFLOPs per token)",
+                           "(MFLOPs per token)", "(MFLOPs)", "(kB)");
+  for (const Cost& cost : example_costs(mechanism, shape)) {
+    std::cout << fmt::format("    {:>8}{:>22.3f}{:>22.3f}{:>16.3f}{:>20.1f}\n", cost.tokens,
+                             cost.projection_flops / 1e6, cost.core_flops / 1e6,
+                             cost.step_flops / 1e6, static_cast<double>(cost.cache_bytes) / 1e3);
+  }
+}
+
+void show_one(const attention::MechanismInfo& mechanism, const std::string& format) {
+  if (format == "json") {
+    std::cout << details_as_json(mechanism).dump(2) << "\n";
+    return;
+  }
+  std::cout << mechanism.name << ": " << mechanism.summary << "\n  " << mechanism.paper << "\n";
+  print_options(mechanism);
+  print_costs(mechanism);
+}
+
+void list_all(const std::string& format) {
+  Json all = Json::array();
   for (const attention::MechanismInfo& mechanism : attention::mechanisms()) {
     all.push_back(to_json(mechanism));
     if (format == "text")
@@ -63,6 +143,23 @@ int attention(const std::vector<std::string>& arguments) {
                                mechanism.paper);
   }
   if (format == "json") std::cout << all.dump(2) << "\n";
+}
+
+}  // namespace
+
+int attention(const std::vector<std::string>& arguments) {
+  std::string format = "text";
+  Options options("attention",
+                  "Lists the attention mechanisms, or shows one with its options and costs.",
+                  "weft attention full", "[NAME]");
+  options.add("format", &format, "of the result on stdout", {"text", "json"}).not_in_config();
+  if (!options.parse(arguments)) return kDone;
+  if (options.positional().size() > 1) throw UsageError("attention: one name at a time");
+  if (options.positional().empty()) {
+    list_all(format);
+  } else {
+    show_one(attention::find_mechanism(options.positional().front()), format);
+  }
   return kDone;
 }
 

@@ -197,6 +197,13 @@ MechanismInfo full_mechanism() {
       .summary = "softmax attention over all earlier tokens (multi-head, grouped or multi-query)",
       .paper = "Vaswani et al., Attention Is All You Need, NeurIPS 2017 (arXiv 1706.03762)",
       .options = {head_dim_option(), rope_option()},
+      .costs = {{"forward, projections (FLOPs)", "2*E*(H+Hk)*(D+Dv)*T"},
+                {"forward, attention (FLOPs)", "2*H*(D+Dv)*T*(T+1)/2"},
+                {"backward, projections (FLOPs)", "4*E*(H+Hk)*(D+Dv)*T"},
+                {"backward, attention (FLOPs)", "2*H*(3*D+2*Dv)*T*(T+1)/2"},
+                {"decoding one token, projections (FLOPs)", "2*E*(H+Hk)*(D+Dv)"},
+                {"decoding one token, attention (FLOPs)", "2*H*(D+Dv)*(S+1)"},
+                {"cache per token (bytes)", "Hk*(D+Dv)*s"}},
       .make = [](const MixerShape& shape, const OptionValues& options, int /*layer*/,
                  Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
         return std::make_unique<FullAttention>(options_from(shape, options), generator);

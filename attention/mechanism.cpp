@@ -44,21 +44,6 @@ std::optional<double> parse_boolean(std::string_view text) {
   return {};
 }
 
-std::string allowed(const OptionInfo& info) {
-  switch (info.kind) {
-    case OptionKind::boolean:
-      return "true or false";
-    case OptionKind::choice:
-      return fmt::format("one of {}", fmt::join(info.choices, ", "));
-    default:
-      break;
-  }
-  std::string text = info.kind == OptionKind::integer ? "an integer" : "a number";
-  if (std::isfinite(info.min)) text += fmt::format(" of at least {}", info.min);
-  if (std::isfinite(info.max)) text += fmt::format(" up to {}", info.max);
-  return text;
-}
-
 std::optional<double> parse(const OptionInfo& info, std::string_view value) {
   std::optional<double> number;
   switch (info.kind) {
@@ -80,6 +65,21 @@ std::optional<double> parse(const OptionInfo& info, std::string_view value) {
 }
 
 }  // namespace
+
+std::string allowed_values(const OptionInfo& option) {
+  switch (option.kind) {
+    case OptionKind::boolean:
+      return "true or false";
+    case OptionKind::choice:
+      return fmt::format("one of {}", fmt::join(option.choices, ", "));
+    default:
+      break;
+  }
+  std::string text = option.kind == OptionKind::integer ? "an integer" : "a number";
+  if (std::isfinite(option.min)) text += fmt::format(" of at least {}", option.min);
+  if (std::isfinite(option.max)) text += fmt::format(" up to {}", option.max);
+  return text;
+}
 
 OptionValues::OptionValues(std::string mechanism, std::vector<OptionInfo> schema)
     : mechanism_(std::move(mechanism)), schema_(std::move(schema)) {
@@ -103,7 +103,7 @@ const OptionInfo& OptionValues::info(std::string_view name) const {
 void OptionValues::set(std::string_view name, std::string_view value) {
   const OptionInfo& option = info(name);
   WEFT_CHECK(parse(option, value), ConfigError, "attention {}: {} must be {}, got \"{}\"",
-             mechanism_, option.name, allowed(option), value);
+             mechanism_, option.name, allowed_values(option), value);
   values_.find(name)->second = value;
 }
 

@@ -99,6 +99,25 @@ TEST(CommandLine, InspectListsTheTypesOfEveryOp) {
               HasSubstr("  softmax                cpu     yes  yes  yes  yes    -    -    -    -"));
 }
 
+TEST(CommandLine, AttentionShowsLimitsAndCosts) {
+  const Outcome text = weft({"attention", "full"});
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_THAT(text.out, HasSubstr("an integer of at least 0 up to 65536"));
+  EXPECT_THAT(text.out, HasSubstr("true or false"));
+  EXPECT_THAT(text.out, HasSubstr("2*H*(D+Dv)*T*(T+1)/2"));
+  EXPECT_THAT(text.out, HasSubstr("H   query heads"));
+
+  const auto full = parse_json(weft({"attention", "full", "--format", "json"}));
+  EXPECT_EQ(full.at("options").at(0).at("max"), 65536);
+  const auto& costs = full.at("costs");
+  EXPECT_EQ(costs.at("formulas").at("cache per token (bytes)"), "Hk*(D+Dv)*s");
+  const auto& row = costs.at("example").at("costs").at(1);
+  EXPECT_EQ(row.at("tokens"), 8192);
+  EXPECT_EQ(row.at("projection_flops_per_token"), 2 * 192 * 4 * 192);
+  EXPECT_EQ(row.at("attention_flops_per_token"), 2 * 192 * 8193);
+  EXPECT_EQ(row.at("cache_bytes_bf16"), 8192 * 2 * 192 * 2);
+}
+
 TEST(CommandLine, NeedsACommand) {
   EXPECT_EQ(weft({}).code, 2);
   const Outcome close = weft({"trian"});

@@ -7,6 +7,7 @@
 #include "weft/tensor/ops/rope.h"
 
 #include "attention_test_data.h"
+#include "cost_formula.h"
 #include "reference/attention_reference.h"
 
 namespace weft::attention {
@@ -78,6 +79,26 @@ TEST(FullAttention, CountsFlopsAndCacheBytes) {
   EXPECT_DOUBLE_EQ(cost.core_flops, 55 * 2.0 * 8 * 8);
   EXPECT_DOUBLE_EQ(layer->step_cost(9).core_flops, 10 * 2.0 * 8 * 8);
   EXPECT_EQ(layer->cache_bytes(100, DType::bf16), 100 * 2 * 8 * 2);
+}
+
+TEST(FullAttention, FormulasGiveItsCosts) {
+  const auto layer = make_full({.d_model = 24, .n_heads = 6, .n_kv_heads = 2, .head_dim = 8});
+  const std::map<std::string, double> symbols = {{"T", 10}, {"S", 9}, {"E", 24}, {"H", 6},
+                                                 {"Hk", 2}, {"D", 8}, {"Dv", 8}, {"s", 2}};
+  const auto formula = [&](const char* of) {
+    return testing::cost_by_formula(full_mechanism(), of, symbols);
+  };
+  const nn::MixerCost forward = layer->forward_cost(10);
+  EXPECT_DOUBLE_EQ(formula("forward, projections (FLOPs)"), forward.projection_flops);
+  EXPECT_DOUBLE_EQ(formula("forward, attention (FLOPs)"), forward.core_flops);
+  EXPECT_DOUBLE_EQ(formula("backward, projections (FLOPs)"), 2 * forward.projection_flops);
+  // Five products of the same size instead of two: the scores are computed again.
+  EXPECT_DOUBLE_EQ(formula("backward, attention (FLOPs)"), 2.5 * forward.core_flops);
+  const nn::MixerCost step = layer->step_cost(9);
+  EXPECT_DOUBLE_EQ(formula("decoding one token, projections (FLOPs)"), step.projection_flops);
+  EXPECT_DOUBLE_EQ(formula("decoding one token, attention (FLOPs)"), step.core_flops);
+  EXPECT_DOUBLE_EQ(formula("cache per token (bytes)"),
+                   static_cast<double>(layer->cache_bytes(1, DType::bf16)));
 }
 
 TEST(FullAttention, WeightsOfOtherStoragesGiveTheSame) {

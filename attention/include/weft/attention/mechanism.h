@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "weft/nn/sequence_mixer.h"
@@ -37,6 +39,9 @@ struct OptionInfo {
   std::vector<std::string> choices{};
 };
 
+/// What the option takes, in words: "an integer of at least 0 up to 65536", "one of a, b".
+std::string allowed_values(const OptionInfo& option);
+
 /// The checked values of a mechanism's options.
 class OptionValues {
  public:
@@ -61,12 +66,30 @@ class OptionValues {
   std::map<std::string, std::string, std::less<>> values_;
 };
 
+/// What a call of a mechanism costs, as a formula over kCostSymbols and its options.
+struct CostFormula {
+  std::string of;       ///< what is counted, with its unit
+  std::string formula;  ///< with every product and quotient written out
+};
+
+inline constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kCostSymbols{{
+    {"T", "tokens of the sequence"},
+    {"S", "tokens that are cached already"},
+    {"E", "width of the model"},
+    {"H", "query heads"},
+    {"Hk", "key heads"},
+    {"D", "width of a head of queries and keys"},
+    {"Dv", "width of a head of values"},
+    {"s", "bytes of a cached element"},
+}};
+
 /// A mechanism that a model's layers can use by name.
 struct MechanismInfo {
   std::string name;
   std::string summary;  ///< one line
   std::string paper;    ///< authors, title, where
   std::vector<OptionInfo> options{};
+  std::vector<CostFormula> costs{};  ///< for one sequence and one layer
   /// Makes the mixer of one layer. Throws ConfigError, with value and rule, where shape and options
   /// do not fit.
   std::function<std::unique_ptr<nn::SequenceMixer>(
