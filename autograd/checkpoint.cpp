@@ -30,6 +30,20 @@ class GeneratorStateGuard {
   std::vector<GeneratorState> restore_;
 };
 
+thread_local bool recomputing = false;
+
+/// Marks the second run until the end of the scope.
+class RecomputingGuard {
+ public:
+  RecomputingGuard() : previous_(std::exchange(recomputing, true)) {}
+  ~RecomputingGuard() { recomputing = previous_; }
+  RecomputingGuard(const RecomputingGuard&) = delete;
+  RecomputingGuard& operator=(const RecomputingGuard&) = delete;
+
+ private:
+  bool previous_;
+};
+
 }  // namespace
 
 std::vector<Variable> checkpoint(
@@ -67,6 +81,7 @@ std::vector<Variable> checkpoint(
         std::vector<Tensor> seeds;
         {
           const GradModeGuard with_grad(true);
+          const RecomputingGuard second_run;
           const GeneratorStateGuard replay(generators, states);
           const std::vector<Variable> outputs_again = function(again);
           WEFT_CHECK(outputs_again.size() == grad_outputs.size(), AutogradError,
@@ -84,6 +99,10 @@ std::vector<Variable> checkpoint(
         grads.emplace_back();
         return grads;
       });
+}
+
+bool is_recomputing() {
+  return recomputing;
 }
 
 }  // namespace weft::autograd

@@ -1,5 +1,6 @@
 #include "weft/nn/batch_norm.h"
 
+#include "weft/autograd/checkpoint.h"
 #include "weft/autograd/functions/batch_norm.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/arithmetic.h"
@@ -39,6 +40,9 @@ Variable BatchNorm::forward(const Variable& x) {
   const DType dtype = statistics_type(x.dtype());
   const RunningStatistics running{running_mean_.to(dtype), running_var_.to(dtype)};
   if (!training()) return autograd::batch_norm_eval(x, weight, bias, running, options_.eps);
+  // The first run of a checkpointed function has counted this batch.
+  if (autograd::is_recomputing())
+    return autograd::batch_norm_train(x, weight, bias, {}, 0, options_.eps);
   const double momentum =
       options_.momentum.value_or(1.0 / (static_cast<double>(num_batches_tracked()) + 1));
   const Variable y = autograd::batch_norm_train(x, weight, bias, running, momentum, options_.eps);

@@ -17,4 +17,8 @@ std::vector<Variable> checkpoint(
     const std::function<std::vector<Variable>(const std::vector<Variable>&)>& function,
     const std::vector<Variable>& inputs, const std::vector<Generator*>& generators = {});
 
+/// Whether this thread is inside the second run of a checkpointed function. Layers that change
+/// themselves in forward(), such as running statistics, leave that to the first run.
+bool is_recomputing();
+
 }  // namespace weft::autograd
