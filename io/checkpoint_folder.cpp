@@ -4,6 +4,7 @@
 
 #include "weft/io/atomic_file.h"
 #include "weft/io/checkpoint.h"
+#include "weft/io/token_dataset.h"
 #include "weft/tensor/check.h"
 
 #include "file_descriptor.h"
@@ -120,7 +121,9 @@ std::filesystem::path find_checkpoint(const std::filesystem::path& path) {
     }
     throw_error<IoError>("no checkpoint in '{}'", path.string());
   }
-  if (path.filename() == kLatest && !std::filesystem::is_symlink(path, error)) {
+  // Copying a run may have put the checkpoint itself where the link was.
+  if (path.filename() == kLatest && !std::filesystem::is_symlink(path, error) &&
+      !is_hdf5_file(path)) {
     constexpr uint64_t kLongest = 4096;
     std::string name = read_small_file(path, kLongest);
     while (!name.empty() && name.back() == '\n') name.pop_back();

@@ -411,6 +411,16 @@ TEST(FindCheckpoint, TakesFilesLinksAndFolders) {
   EXPECT_EQ(find_checkpoint(checkpoints.path_of(1)), checkpoints.path_of(1));
   EXPECT_EQ(CheckpointReader(find_checkpoint(checkpoints.path() / "latest")).get_int("train.step"),
             1002);
+
+  // A copy that followed the link.
+  std::filesystem::remove(checkpoints.path() / "latest");
+  std::filesystem::copy_file(checkpoints.path_of(1), checkpoints.path() / "latest");
+  EXPECT_EQ(find_checkpoint(checkpoints.path() / "latest"), checkpoints.path() / "latest");
+  EXPECT_EQ(CheckpointReader(find_checkpoint(checkpoints.path() / "latest")).get_int("train.step"),
+            1001);
+  // What is neither a checkpoint nor the name of one.
+  write_bytes(checkpoints.path() / "latest", "nonsense\n");
+  EXPECT_THROW(find_checkpoint(checkpoints.path() / "latest"), IoError);
 }
 
 /// A child that saves in a loop, from step `first` on, and tells of every save that is done.
