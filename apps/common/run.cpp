@@ -105,7 +105,7 @@ bool RunWriter::resume(RunState& state, const std::string& config_text,
     reader = open_checkpoint(config_.resume, console);
     WEFT_CHECK(reader, IoError, "--resume: there is no checkpoint in '{}'", config_.resume);
   }
-  const std::string source = "'" + reader->path().string() + "'";
+  const std::string source = fmt::format("'{}'", reader->path().string());
   const std::string saved_config = reader->text("config");
   check_same_model(saved_config, config_text, source);
   WEFT_CHECK(reader->text("tokenizer") == tokenizer.to_json(), ConfigError,

@@ -28,7 +28,7 @@ std::vector<std::string> listing(const std::filesystem::path& folder) {
   std::vector<std::string> names;
   for (const auto& item : std::filesystem::recursive_directory_iterator(folder)) {
     names.push_back(item.path().string());
-    if (item.is_regular_file()) names.back() += " " + std::to_string(item.file_size());
+    if (item.is_regular_file()) names.back().append(" ").append(std::to_string(item.file_size()));
   }
   std::sort(names.begin(), names.end());
   return names;
