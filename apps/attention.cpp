@@ -44,6 +44,13 @@ std::vector<Cost> example_costs(const attention::MechanismInfo& mechanism,
   return costs;
 }
 
+std::vector<attention::CostSymbol> cost_symbols(const attention::MechanismInfo& mechanism) {
+  std::vector<attention::CostSymbol> symbols(attention::kCostSymbols.begin(),
+                                             attention::kCostSymbols.end());
+  symbols.insert(symbols.end(), mechanism.cost_symbols.begin(), mechanism.cost_symbols.end());
+  return symbols;
+}
+
 Json to_json(const attention::OptionInfo& option) {
   Json result = {{"name", option.name}, {"default", option.default_value}, {"help", option.help}};
   result["allowed"] = attention::allowed_values(option);
@@ -68,7 +75,7 @@ Json details_as_json(const attention::MechanismInfo& mechanism) {
   Json formulas = Json::object();
   for (const attention::CostFormula& cost : mechanism.costs) formulas[cost.of] = cost.formula;
   Json symbols = Json::object();
-  for (const auto& [symbol, meaning] : attention::kCostSymbols)
+  for (const auto& [symbol, meaning] : cost_symbols(mechanism))
     symbols[std::string(symbol)] = meaning;
   Json table = Json::array();
   for (const Cost& cost : example_costs(mechanism, shape)) {
@@ -105,7 +112,7 @@ void print_costs(const attention::MechanismInfo& mechanism) {
   }
   if (!mechanism.costs.empty()) {
     std::cout << "    with\n";
-    for (const auto& [symbol, meaning] : attention::kCostSymbols) {
+    for (const auto& [symbol, meaning] : cost_symbols(mechanism)) {
       std::cout << fmt::format("      {:<4}{}\n", symbol, meaning);
     }
   }

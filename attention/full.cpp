@@ -179,6 +179,17 @@ OptionInfo rope_option() {
           .help = "rotate queries and keys by their positions"};
 }
 
+/// `pairs` of queries and keys in a sequence, and `keys` that a decoded token sees, as formulas.
+std::vector<CostFormula> cost_formulas(const std::string& pairs, const std::string& keys) {
+  return {{"forward, projections (FLOPs)", "2*E*(H+Hk)*(D+Dv)*T"},
+          {"forward, attention (FLOPs)", "2*H*(D+Dv)*" + pairs},
+          {"backward, projections (FLOPs)", "4*E*(H+Hk)*(D+Dv)*T"},
+          {"backward, attention (FLOPs)", "2*H*(3*D+2*Dv)*" + pairs},
+          {"decoding one token, projections (FLOPs)", "2*E*(H+Hk)*(D+Dv)"},
+          {"decoding one token, attention (FLOPs)", "2*H*(D+Dv)*" + keys},
+          {"cache per token kept (bytes)", "Hk*(D+Dv)*s"}};
+}
+
 FullAttentionOptions options_from(const MixerShape& shape, const OptionValues& options) {
   return {.d_model = shape.d_model,
           .n_heads = shape.n_heads,
@@ -197,13 +208,7 @@ MechanismInfo full_mechanism() {
       .summary = "softmax attention over all earlier tokens (multi-head, grouped or multi-query)",
       .paper = "Vaswani et al., Attention Is All You Need, NeurIPS 2017 (arXiv 1706.03762)",
       .options = {head_dim_option(), rope_option()},
-      .costs = {{"forward, projections (FLOPs)", "2*E*(H+Hk)*(D+Dv)*T"},
-                {"forward, attention (FLOPs)", "2*H*(D+Dv)*T*(T+1)/2"},
-                {"backward, projections (FLOPs)", "4*E*(H+Hk)*(D+Dv)*T"},
-                {"backward, attention (FLOPs)", "2*H*(3*D+2*Dv)*T*(T+1)/2"},
-                {"decoding one token, projections (FLOPs)", "2*E*(H+Hk)*(D+Dv)"},
-                {"decoding one token, attention (FLOPs)", "2*H*(D+Dv)*(S+1)"},
-                {"cache per token (bytes)", "Hk*(D+Dv)*s"}},
+      .costs = cost_formulas("T*(T+1)/2", "(S+1)"),
       .make = [](const MixerShape& shape, const OptionValues& options, int /*layer*/,
                  Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
         return std::make_unique<FullAttention>(options_from(shape, options), generator);
@@ -225,6 +230,9 @@ MechanismInfo swa_mechanism() {
                    .max = 1 << 30},
                   head_dim_option(),
                   rope_option()},
+      .costs = cost_formulas("(M*(M+1)/2+(T-M)*M)", "N"),
+      .cost_symbols = {{"M", "min(window, T): keys that the last token sees"},
+                       {"N", "min(window, S + 1), the same in decoding"}},
       .make = [](const MixerShape& shape, const OptionValues& options, int /*layer*/,
                  Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
         FullAttentionOptions attention = options_from(shape, options);

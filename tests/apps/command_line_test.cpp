@@ -110,7 +110,7 @@ TEST(CommandLine, AttentionShowsLimitsAndCosts) {
   const auto full = parse_json(weft({"attention", "full", "--format", "json"}));
   EXPECT_EQ(full.at("options").at(0).at("max"), 65536);
   const auto& costs = full.at("costs");
-  EXPECT_EQ(costs.at("formulas").at("cache per token (bytes)"), "Hk*(D+Dv)*s");
+  EXPECT_EQ(costs.at("formulas").at("cache per token kept (bytes)"), "Hk*(D+Dv)*s");
   const auto& row = costs.at("example").at("costs").at(1);
   EXPECT_EQ(row.at("tokens"), 8192);
   EXPECT_EQ(row.at("projection_flops_per_token"), 2 * 192 * 4 * 192);

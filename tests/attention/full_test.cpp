@@ -1,5 +1,7 @@
 #include "weft/attention/full.h"
 
+#include <algorithm>
+
 #include <gmock/gmock.h>
 
 #include "weft/autograd/functions/linear.h"
@@ -82,23 +84,30 @@ TEST(FullAttention, CountsFlopsAndCacheBytes) {
 }
 
 TEST(FullAttention, FormulasGiveItsCosts) {
-  const auto layer = make_full({.d_model = 24, .n_heads = 6, .n_kv_heads = 2, .head_dim = 8});
-  const std::map<std::string, double> symbols = {{"T", 10}, {"S", 9}, {"E", 24}, {"H", 6},
-                                                 {"Hk", 2}, {"D", 8}, {"Dv", 8}, {"s", 2}};
-  const auto formula = [&](const char* of) {
-    return testing::cost_by_formula(full_mechanism(), of, symbols);
-  };
-  const nn::MixerCost forward = layer->forward_cost(10);
-  EXPECT_DOUBLE_EQ(formula("forward, projections (FLOPs)"), forward.projection_flops);
-  EXPECT_DOUBLE_EQ(formula("forward, attention (FLOPs)"), forward.core_flops);
-  EXPECT_DOUBLE_EQ(formula("backward, projections (FLOPs)"), 2 * forward.projection_flops);
-  // Five products of the same size instead of two: the scores are computed again.
-  EXPECT_DOUBLE_EQ(formula("backward, attention (FLOPs)"), 2.5 * forward.core_flops);
-  const nn::MixerCost step = layer->step_cost(9);
-  EXPECT_DOUBLE_EQ(formula("decoding one token, projections (FLOPs)"), step.projection_flops);
-  EXPECT_DOUBLE_EQ(formula("decoding one token, attention (FLOPs)"), step.core_flops);
-  EXPECT_DOUBLE_EQ(formula("cache per token (bytes)"),
-                   static_cast<double>(layer->cache_bytes(1, DType::bf16)));
+  for (const int64_t window : {0, 4, 9, 10, 30}) {
+    SCOPED_TRACE(window);
+    const auto layer =
+        make_full({.d_model = 24, .n_heads = 6, .n_kv_heads = 2, .head_dim = 8, .window = window});
+    const auto seen = static_cast<double>(std::min<int64_t>(window, 10));
+    const std::map<std::string, double> symbols = {{"T", 10},   {"S", 9},   {"E", 24}, {"H", 6},
+                                                   {"Hk", 2},   {"D", 8},   {"Dv", 8}, {"s", 2},
+                                                   {"M", seen}, {"N", seen}};
+    const auto formula = [&](const char* of) {
+      return testing::cost_by_formula(window == 0 ? full_mechanism() : swa_mechanism(), of,
+                                      symbols);
+    };
+    const nn::MixerCost forward = layer->forward_cost(10);
+    EXPECT_DOUBLE_EQ(formula("forward, projections (FLOPs)"), forward.projection_flops);
+    EXPECT_DOUBLE_EQ(formula("forward, attention (FLOPs)"), forward.core_flops);
+    EXPECT_DOUBLE_EQ(formula("backward, projections (FLOPs)"), 2 * forward.projection_flops);
+    // Five products of the same size instead of two: the scores are computed again.
+    EXPECT_DOUBLE_EQ(formula("backward, attention (FLOPs)"), 2.5 * forward.core_flops);
+    const nn::MixerCost step = layer->step_cost(9);
+    EXPECT_DOUBLE_EQ(formula("decoding one token, projections (FLOPs)"), step.projection_flops);
+    EXPECT_DOUBLE_EQ(formula("decoding one token, attention (FLOPs)"), step.core_flops);
+    EXPECT_DOUBLE_EQ(formula("cache per token kept (bytes)"),
+                     static_cast<double>(layer->cache_bytes(1, DType::bf16)));
+  }
 }
 
 TEST(FullAttention, WeightsOfOtherStoragesGiveTheSame) {

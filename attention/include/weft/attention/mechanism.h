@@ -8,7 +8,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "weft/nn/sequence_mixer.h"
@@ -66,13 +65,19 @@ class OptionValues {
   std::map<std::string, std::string, std::less<>> values_;
 };
 
-/// What a call of a mechanism costs, as a formula over kCostSymbols and its options.
+/// A letter of a cost formula.
+struct CostSymbol {
+  std::string_view symbol;
+  std::string_view meaning;
+};
+
+/// What a call of a mechanism costs, as a formula over kCostSymbols and the mechanism's own.
 struct CostFormula {
   std::string of;       ///< what is counted, with its unit
   std::string formula;  ///< with every product and quotient written out
 };
 
-inline constexpr std::array<std::pair<std::string_view, std::string_view>, 8> kCostSymbols{{
+inline constexpr std::array<CostSymbol, 8> kCostSymbols{{
     {"T", "tokens of the sequence"},
     {"S", "tokens that are cached already"},
     {"E", "width of the model"},
@@ -89,7 +94,8 @@ struct MechanismInfo {
   std::string summary;  ///< one line
   std::string paper;    ///< authors, title, where
   std::vector<OptionInfo> options{};
-  std::vector<CostFormula> costs{};  ///< for one sequence and one layer
+  std::vector<CostFormula> costs{};        ///< for one sequence and one layer
+  std::vector<CostSymbol> cost_symbols{};  ///< that kCostSymbols does not have
   /// Makes the mixer of one layer. Throws ConfigError, with value and rule, where shape and options
   /// do not fit.
   std::function<std::unique_ptr<nn::SequenceMixer>(
