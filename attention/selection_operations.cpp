@@ -6,6 +6,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "kernels/op_list.h"
 #include "kernels/transpose_lists_kernels.h"
 
 namespace weft::attention {
@@ -69,6 +70,10 @@ Selection transposed(const TransposedSelection& readers) {
   Lists lists = transpose_lists(shape, readers.offsets(), readers.tiles(), readers.tiles().numel(),
                                 shape.blocks(), shape.tiles());
   return {shape, std::move(lists.offsets), std::move(lists.items)};
+}
+
+void list_selection_operations_ops(OpTable& table) {
+  table.add(kTransposeLists, {DType::i32});
 }
 
 }  // namespace weft::attention

@@ -9,6 +9,7 @@
 #include "weft/tensor/kernel.h"
 
 #include "kernels/block_selection_kernels.h"
+#include "kernels/op_list.h"
 
 namespace weft::attention {
 namespace {
@@ -189,6 +190,10 @@ Selection select_blocks(const Tensor& q, const Tensor& k, const Tensor& lse, int
     kSelectBlocks(device)(params, current_stream(device));
   }
   return {shape, std::move(offsets), std::move(blocks)};
+}
+
+void list_block_selection_ops(OpTable& table) {
+  table.add(kSelectBlocks, kFloatingTypes);
 }
 
 }  // namespace weft::attention

@@ -1,8 +1,10 @@
 #include "weft/attention/op_table.h"
 
 #include "weft/attention/kernels/block_pool.h"
+#include "weft/attention/kernels/block_selection.h"
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/attention/kernels/selected_attention.h"
+#include "weft/attention/selection_operations.h"
 
 #include "op_table_check.h"
 
@@ -38,6 +40,13 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
          const Tensor lse = ones({1, 2, 3}, dtype == DType::f64 ? DType::f64 : DType::f32);
          flash_attention_backward(x, x, x, x, x, lse);
        }},
+      {"select_blocks",
+       [=](DType dtype) {
+         const Tensor lse = ones({1, 2, 3}, dtype == DType::f64 ? DType::f64 : DType::f32);
+         select_blocks(
+             heads(dtype), heads(dtype), lse, 0, 3,
+             {.compression_block = 1, .compression_stride = 1, .key_block = 1, .count = 3});
+       }},
       {"selected_attention",
        [=](DType dtype) {
          selected_attention_forward(heads(dtype), heads(dtype), heads(dtype), selection);
@@ -47,6 +56,11 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
          const Tensor x = heads(dtype);
          const Tensor lse = ones({1, 2, 3}, dtype == DType::f64 ? DType::f64 : DType::f32);
          selected_attention_backward(x, x, x, x, x, lse, selection);
+       }},
+      {"transposed",
+       [=](DType dtype) {
+         // Lists are always of one type.
+         if (transposed(selection).tiles().dtype() != dtype) throw DTypeError("transposed");
        }},
   };
   test::expect_truth(op_table(), callers);

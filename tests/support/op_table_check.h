@@ -45,6 +45,16 @@ inline void expect_truth(const OpTable& table, const OpCallers& callers) {
   }
 }
 
+/// The text at `at` of a source: a literal, or the name of a constant that the file sets to one.
+inline std::string literal_after(const std::string& source, size_t at) {
+  at = source.find_first_not_of(" \n", at);
+  if (source[at] != '"') {
+    const std::string constant = source.substr(at, source.find_first_of(" ,", at) - at);
+    at = source.find('"', source.find(constant + " ="));
+  }
+  return source.substr(at + 1, source.find('"', at + 1) - at - 1);
+}
+
 /// Reads the sources under `folder`: every Kernel<...> constant must be handed to OpTable::add() in
 /// its file, and its name must be one of the table's.
 inline void expect_all_kernels(const std::filesystem::path& folder, const OpTable& table) {
@@ -62,8 +72,7 @@ inline void expect_all_kernels(const std::filesystem::path& folder, const OpTabl
       ASSERT_NE(brace, std::string::npos) << entry.path();
       const size_t space = source.find_last_of(" \n", brace);
       const std::string constant = source.substr(space + 1, brace - space - 1);
-      const size_t quote = source.find('"', brace);
-      const std::string name = source.substr(quote + 1, source.find('"', quote + 1) - quote - 1);
+      const std::string name = literal_after(source, brace + 1);
       EXPECT_NE(dense.find("table.add(" + constant + ","), std::string::npos)
           << constant << " of " << entry.path() << " is not added to the op table";
       EXPECT_TRUE(kernels.contains(name)) << name << " of " << entry.path();
