@@ -8,24 +8,16 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
+#include "kernels/attention_arguments.h"
 #include "kernels/block_selection_kernels.h"
 #include "kernels/op_list.h"
 
 namespace weft::attention {
 namespace {
 
-constexpr const char* kOp = "select_blocks";
-
 constexpr Kernel<void(const BlockSelectionParams&, Stream)> kSelectBlocks{
-    kOp, &select_blocks_cpu, WEFT_CUDA_KERNEL(select_blocks_cuda)};
-
-Tensor with_dense_rows(const Tensor& x) {
-  return x.size(-1) <= 1 || x.stride(-1) == 1 ? x : x.contiguous();
-}
-
-HeadsView view_of(const Tensor& x) {
-  return {x.raw_data(), x.stride(0), x.stride(1), x.stride(2)};
-}
+    "select_blocks", &select_blocks_cpu, WEFT_CUDA_KERNEL(select_blocks_cuda)};
+constexpr const char* kOp = kSelectBlocks.op;
 
 void check_inputs(const Tensor& q, const Tensor& k, const Tensor& lse) {
   WEFT_CHECK(q.defined() && q.rank() == 4, ShapeError, "{}: q must be [B, T, H, D], got {}", kOp,
@@ -45,7 +37,7 @@ void check_inputs(const Tensor& q, const Tensor& k, const Tensor& lse) {
              q);
   WEFT_CHECK(k.dtype() == q.dtype(), DTypeError, "{}: q and k must have one type, got q {}, k {}",
              kOp, q, k);
-  const DType sum_type = q.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const DType sum_type = statistics_type(q.dtype());
   WEFT_CHECK(lse.dtype() == sum_type, DTypeError, "{}: lse must be {} for q {}, got {}", kOp,
              sum_type, q, lse);
   WEFT_CHECK(k.device() == q.device() && lse.device() == q.device(), DeviceError,
