@@ -51,6 +51,7 @@ base   required libxxhash-dev                 inc:xxhash.h
 base   required libgtest-dev                  inc:gtest/gtest.h
 base   required libgmock-dev                  inc:gmock/gmock.h
 base   optional libdnnl-dev                   inc:dnnl.hpp
+base   optional pkg-config                    cmd:pkg-config
 text   required bible-kjv                     cmd:bible
 text   required bible-kjv-text                cmd:bible
 format required clang-format-14               cmd:clang-format-14

@@ -1,0 +1,36 @@
+# Run by CTest: see CMakeLists.txt in this folder for the variables. Compiles the consumer by one compiler call with what
+# pkg-config says.
+include(${CMAKE_CURRENT_LIST_DIR}/run.cmake)
+
+find_program(PKG_CONFIG pkg-config)
+if(NOT PKG_CONFIG)
+  message("skipped: there is no pkg-config")
+  return()
+endif()
+
+file(REMOVE_RECURSE ${WORK_DIR})
+run(${CMAKE_COMMAND} --install ${BUILD_DIR} --config ${CONFIG} --prefix ${WORK_DIR}/installed)
+file(RENAME ${WORK_DIR}/installed ${WORK_DIR}/moved)
+file(GLOB_RECURSE pc_files ${WORK_DIR}/moved/*/weft.pc)
+list(LENGTH pc_files count)
+if(NOT count EQUAL 1)
+  message(FATAL_ERROR "one weft.pc must be installed, found: ${pc_files}")
+endif()
+cmake_path(GET pc_files PARENT_PATH folder)
+set(ENV{PKG_CONFIG_PATH} ${folder})
+
+execute_process(COMMAND ${PKG_CONFIG} --modversion weft OUTPUT_VARIABLE version OUTPUT_STRIP_TRAILING_WHITESPACE)
+if(NOT version STREQUAL VERSION)
+  message(FATAL_ERROR "weft.pc is of version '${version}', expected ${VERSION}")
+endif()
+execute_process(COMMAND ${PKG_CONFIG} --cflags --libs weft OUTPUT_VARIABLE flags OUTPUT_STRIP_TRAILING_WHITESPACE
+                RESULT_VARIABLE status ERROR_VARIABLE error)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "pkg-config --cflags --libs weft failed: ${error}")
+endif()
+separate_arguments(flags UNIX_COMMAND "${flags}")
+if(SANITIZE)
+  list(PREPEND flags -fsanitize=${SANITIZE})
+endif()
+run(${CXX_COMPILER} -std=c++20 -O1 -Wall -Wextra -Werror ${CONSUMER_DIR}/main.cpp -o ${WORK_DIR}/consumer ${flags})
+run(${CMAKE_COMMAND} -E env --modify LD_LIBRARY_PATH=path_list_prepend:${folder}/.. ${WORK_DIR}/consumer)
