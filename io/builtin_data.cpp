@@ -13,18 +13,7 @@ namespace weft::io {
 namespace {
 
 constexpr std::string_view kPrefix = "builtin:";
-constexpr std::string_view kKeys = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
-constexpr std::string_view kValues = "0123456789!\"#$%&'()*+,-./;<=>?@[\\]^_`{|}~";
-constexpr char kQuestionMark = ':';  // between the pairs and the queries
-static_assert(kKeys.size() == kMaxRecallPairs);
-
-constexpr int64_t kDefaultPairs = 16;
 constexpr int kDocumentBits = 24;  // documents of one sequence
-
-/// Held-out documents have a seed of their own, which no user can give.
-uint64_t held_out_seed() {
-  return random_word(0, 0, subsequence(RandomStream::held_out, 0));
-}
 
 /// Sequences of generated documents, each starting with its own document.
 class GeneratedTokens : public TokenSource {
@@ -50,6 +39,16 @@ class GeneratedTokens : public TokenSource {
   uint64_t seed() const { return seed_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
 
+  /// Inputs and, where the next character is an answer, targets. One character must be one token.
+  void fill_scored(const std::string& text, const std::string& is_answer, std::span<int32_t> inputs,
+                   std::span<int32_t> targets) const {
+    const std::vector<int32_t> ids = tokenizer().encode(text);
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      inputs[i] = ids[i];
+      targets[i] = is_answer[i + 1] == '1' ? ids[i + 1] : kIgnoreIndex;
+    }
+  }
+
  private:
   std::string name_;
   std::shared_ptr<const Tokenizer> tokenizer_;
@@ -73,41 +72,54 @@ class StoryTokens final : public GeneratedTokens {
   }
 };
 
-/// Characters of a document with this many pairs: pairs, mark, queries, line feed.
-constexpr int64_t recall_length(int64_t pairs) {
-  return 4 * pairs + 2;
-}
-
 class RecallTokens final : public GeneratedTokens {
  public:
   RecallTokens(std::string name, std::shared_ptr<const Tokenizer> tokenizer, uint64_t seed,
-               int64_t pairs)
-      : GeneratedTokens(std::move(name), std::move(tokenizer), seed), pairs_(pairs) {}
+               const RecallOptions& options)
+      : GeneratedTokens(std::move(name), std::move(tokenizer), seed), options_(options) {}
 
  private:
   void fill(uint64_t document, std::span<int32_t> inputs,
             std::span<int32_t> targets) const override {
-    const size_t length = inputs.size() + 1;
-    const int64_t pairs = std::min(pairs_, (static_cast<int64_t>(length) - 2) / 4);
-    WEFT_CHECK(pairs >= 1, ConfigError, "{}: sequences need at least {} tokens, got {}", name(),
-               recall_length(1) - 1, inputs.size());
+    const auto length = static_cast<int64_t>(inputs.size()) + 1;
+    const int64_t filler = options_.gap + std::max<int64_t>(0, options_.spread);
+    RecallOptions options = options_;
+    options.pairs = std::min(options.pairs, (length - filler - recall_length(0)) / 4);
+    WEFT_CHECK(options.pairs >= 1, ConfigError, "{}: sequences need at least {} tokens, got {}",
+               name(), recall_length(1, filler) - 1, inputs.size());
     RecallDocument sequence;
     for (;; ++document) {
-      const RecallDocument next = recall_document(seed(), document, pairs);
-      if (sequence.text.size() + next.text.size() > length) break;
+      const RecallDocument next = recall_document(seed(), document, options, length);
+      if (sequence.length() + next.length() > length) break;
       sequence.text += next.text;
       sequence.is_answer += next.is_answer;
     }
-    sequence.text.resize(length, '\n');
-    sequence.is_answer.resize(length, '0');
-    const std::vector<int32_t> ids = tokenizer().encode(sequence.text);
-    for (size_t i = 0; i < inputs.size(); ++i) {
-      inputs[i] = ids[i];
-      targets[i] = sequence.is_answer[i + 1] == '1' ? ids[i + 1] : kIgnoreIndex;
-    }
+    sequence.text.append(static_cast<size_t>(length - sequence.length()), '\n');
+    sequence.is_answer.resize(static_cast<size_t>(length), '0');
+    fill_scored(sequence.text, sequence.is_answer, inputs, targets);
   }
 
-  int64_t pairs_;
+  RecallOptions options_;
+};
+
+class NeedleTokens final : public GeneratedTokens {
+ public:
+  NeedleTokens(std::string name, std::shared_ptr<const Tokenizer> tokenizer, uint64_t seed,
+               const NeedleOptions& options)
+      : GeneratedTokens(std::move(name), std::move(tokenizer), seed), options_(options) {}
+
+ private:
+  void fill(uint64_t document, std::span<int32_t> inputs,
+            std::span<int32_t> targets) const override {
+    const int64_t shortest = shortest_needle_document(options_) - 1;
+    WEFT_CHECK(static_cast<int64_t>(inputs.size()) >= shortest, ConfigError,
+               "{}: sequences need at least {} tokens, got {}", name(), shortest, inputs.size());
+    const NeedleDocument sequence =
+        needle_document(seed(), document, static_cast<int64_t>(inputs.size()) + 1, options_);
+    fill_scored(sequence.text, sequence.is_answer, inputs, targets);
+  }
+
+  NeedleOptions options_;
 };
 
 using Options = std::map<std::string, std::string, std::less<>>;
@@ -140,21 +152,53 @@ int64_t take_int(std::string_view set, Options& options, std::string_view key, i
   return value;
 }
 
+/// "builtin:NAME:options" or "NAME:options" -> NAME, options.
+std::pair<std::string_view, std::string_view> split(std::string_view data) {
+  if (is_builtin(data)) data.remove_prefix(kPrefix.size());
+  const size_t colon = std::min(data.find(':'), data.size());
+  return {data.substr(0, colon), data.substr(std::min(colon + 1, data.size()))};
+}
+
 BuiltinData make_stories(uint64_t seed, Options& /*options*/) {
   const auto tokenizer = make_tokenizer("bytes");
   return {tokenizer, std::make_shared<StoryTokens>("builtin:stories", tokenizer, seed),
           std::make_shared<StoryTokens>("builtin:stories (held out)", tokenizer, held_out_seed())};
 }
 
+RecallOptions take_recall_options(Options& options) {
+  RecallOptions recall;
+  recall.pairs = take_int("recall", options, "pairs", recall.pairs);
+  recall.gap = take_int("recall", options, "gap", recall.gap);
+  recall.spread = take_int("recall", options, "spread", recall.spread);
+  recall.keys = take_int("recall", options, "keys", std::max(recall.keys, recall.pairs));
+  validate(recall);
+  return recall;
+}
+
+NeedleOptions take_needle_options(Options& options) {
+  NeedleOptions needle;
+  needle.digits = take_int("needle", options, "digits", needle.digits);
+  needle.keys = take_int("needle", options, "keys", needle.keys);
+  needle.asked = take_int("needle", options, "asked", needle.asked);
+  needle.depth = static_cast<double>(take_int("needle", options, "depth", -1));
+  validate(needle);
+  return needle;
+}
+
 BuiltinData make_recall(uint64_t seed, Options& options) {
-  const int64_t pairs = take_int("recall", options, "pairs", kDefaultPairs);
-  WEFT_CHECK(pairs >= 1 && pairs <= kMaxRecallPairs, ConfigError,
-             "builtin:recall: pairs must be 1 to {}, got {}", kMaxRecallPairs, pairs);
-  const auto tokenizer =
-      make_char_tokenizer(fmt::format("{}{}{}\n", kKeys, kValues, kQuestionMark));
-  return {tokenizer, std::make_shared<RecallTokens>("builtin:recall", tokenizer, seed, pairs),
+  const RecallOptions recall = take_recall_options(options);
+  const auto tokenizer = make_char_tokenizer(recall_alphabet(recall));
+  return {tokenizer, std::make_shared<RecallTokens>("builtin:recall", tokenizer, seed, recall),
           std::make_shared<RecallTokens>("builtin:recall (held out)", tokenizer, held_out_seed(),
-                                         pairs)};
+                                         recall)};
+}
+
+BuiltinData make_needle(uint64_t seed, Options& options) {
+  const NeedleOptions needle = take_needle_options(options);
+  const auto tokenizer = make_tokenizer("bytes");
+  return {tokenizer, std::make_shared<NeedleTokens>("builtin:needle", tokenizer, seed, needle),
+          std::make_shared<NeedleTokens>("builtin:needle (held out)", tokenizer, held_out_seed(),
+                                         needle)};
 }
 
 struct BuiltinSet {
@@ -170,8 +214,23 @@ constexpr std::array kSets = {
     BuiltinSet{"recall",
                "multi-query associative recall: key-value pairs, then queried keys; loss on the "
                "answers alone",
-               "pairs=16", make_recall},
+               "pairs=16, gap=0, spread=0, keys=52", make_recall},
+    BuiltinSet{"needle",
+               "passkeys hidden in filler text and asked for at its end; loss on the answers alone",
+               "digits=5, keys=1, asked=0, depth=-1", make_needle},
 };
+
+void check_all_taken(std::string_view set, const Options& options, std::string_view known) {
+  WEFT_CHECK(options.empty(), ConfigError, "builtin:{}: unknown option '{}'; known: {}", set,
+             options.begin()->first, known.empty() ? "none" : known);
+}
+
+std::string_view options_of(std::string_view name) {
+  for (const BuiltinSet& set : kSets) {
+    if (set.name == name) return set.options;
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -187,17 +246,12 @@ bool is_builtin(std::string_view data) {
 }
 
 BuiltinData make_builtin(std::string_view data, uint64_t seed) {
-  std::string_view name = data;
-  if (is_builtin(data)) name.remove_prefix(kPrefix.size());
-  const size_t colon = std::min(name.find(':'), name.size());
-  const std::string_view options_text = name.substr(std::min(colon + 1, name.size()));
-  name = name.substr(0, colon);
+  const auto [name, options_text] = split(data);
   for (const BuiltinSet& set : kSets) {
     if (set.name != name) continue;
     Options options = parse_options(name, options_text);
     BuiltinData made = set.make(seed, options);
-    WEFT_CHECK(options.empty(), ConfigError, "builtin:{}: unknown option '{}'; known: {}", name,
-               options.begin()->first, set.options.empty() ? "none" : set.options);
+    check_all_taken(name, options, set.options);
     return made;
   }
   std::string known;
@@ -205,33 +259,28 @@ BuiltinData make_builtin(std::string_view data, uint64_t seed) {
   throw_error<ConfigError>("unknown built-in data '{}'; known are{}", data, known);
 }
 
-RecallDocument recall_document(uint64_t seed, uint64_t number, int64_t max_pairs) {
-  WEFT_CHECK(max_pairs >= 1 && max_pairs <= kMaxRecallPairs, ConfigError,
-             "recall: pairs must be 1 to {}, got {}", kMaxRecallPairs, max_pairs);
-  DocumentRandom random(RandomStream::recall, seed, number);
-  const auto most = static_cast<size_t>(max_pairs);
-  const size_t least = (most + 1) / 2;
-  const size_t pairs = least + random.below(most - least + 1);
-  std::string keys(kKeys);
-  random.shuffle(keys);
-  keys.resize(pairs);
-  std::map<char, char> values;
-  RecallDocument document;
-  for (const char key : keys) {
-    const char value = random.pick(kValues);
-    values[key] = value;
-    document.text += {key, value};
-  }
-  document.text += kQuestionMark;
-  document.is_answer.assign(document.text.size(), '0');
-  random.shuffle(keys);
-  for (const char key : keys) {
-    document.text += {key, values[key]};
-    document.is_answer += "01";
-  }
-  document.text += '\n';
-  document.is_answer += '0';
-  return document;
+std::string builtin_name(std::string_view data) {
+  return is_builtin(data) ? std::string(split(data).first) : std::string();
+}
+
+RecallOptions parse_recall_options(std::string_view data) {
+  const auto [name, text] = split(data);
+  Options options = parse_options(name, text);
+  const RecallOptions recall = take_recall_options(options);
+  check_all_taken(name, options, options_of("recall"));
+  return recall;
+}
+
+NeedleOptions parse_needle_options(std::string_view data) {
+  const auto [name, text] = split(data);
+  Options options = parse_options(name, text);
+  const NeedleOptions needle = take_needle_options(options);
+  check_all_taken(name, options, options_of("needle"));
+  return needle;
+}
+
+uint64_t held_out_seed() {
+  return random_word(0, 0, subsequence(RandomStream::held_out, 0));
 }
 
 }  // namespace weft::io

@@ -14,6 +14,7 @@ enum class RandomStream : uint64_t {
   window_phase = 0x0d474101,
   stories = 0x0d474110,
   recall = 0x0d474111,
+  needle = 0x0d474113,
   held_out = 0x0d474112,
 };
 

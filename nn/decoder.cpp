@@ -12,6 +12,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/compare.h"
 #include "weft/tensor/ops/cross_entropy.h"
+#include "weft/tensor/ops/gather.h"
 
 namespace weft::nn {
 namespace {
@@ -197,6 +198,14 @@ Tensor DecoderLM::token_losses(const Tensor& tokens, const Tensor& targets) {
   const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
   return linear_cross_entropy_per_token(hidden, head_weight().data(), targets.reshape({-1}))
       .reshape(tokens.shape());
+}
+
+Tensor DecoderLM::logits_at(const Tensor& tokens, const Tensor& rows) {
+  const autograd::NoGradGuard no_grad;
+  const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
+  const Tensor logits =
+      autograd::linear(Variable(index_select(hidden, 0, rows)), head_weight(), {}).data();
+  return logits.dtype() == DType::f64 ? logits : logits.to(DType::f32);
 }
 
 std::string DecoderLM::find_non_finite(const Tensor& tokens) {

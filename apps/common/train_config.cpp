@@ -11,7 +11,9 @@ namespace weft::apps {
 void TrainConfig::add_to(Options& options) {
   constexpr double kMany = 1LL << 40;
   options.group("Data");
-  options.add("data", &data, "dataset (.h5), text file, or builtin:stories, builtin:recall")
+  options
+      .add("data", &data,
+           "dataset (.h5), text file, or builtin:stories, builtin:recall, builtin:needle")
       .required();
   options.add("tokenizer", &tokenizer, "for text: bytes, char, or a definition (.json)");
   options.add("valid-fraction", &valid_fraction, "end of a text that is held out", {0, 0.9});

@@ -39,7 +39,7 @@ TEST(Stories, ArePureFunctionsOfSeedAndNumber) {
             "harbour. \"Please be careful,\" Grace whispered.\nWhat kind of basket is it? "
             "white\nWhere is the "
             "white basket? harbour\nWhere is Grace? harbour\n\n");
-  EXPECT_EQ(recall_document(1, 3, 8).text, "W%i[f}X+:f}X+W%i[\n");
+  EXPECT_EQ(recall_document(1, 3, {.pairs = 8}).text, "W%i[f}X+:f}X+W%i[\n");
   std::set<std::string> different;
   for (uint64_t i = 0; i < 2000; ++i) different.insert(story(3, i));
   EXPECT_EQ(different.size(), 2000u);
@@ -118,7 +118,7 @@ TEST(Stories, SourceGivesIndependentSequencesOfAnyLength) {
 }
 
 TEST(BuiltinData, HeldOutDataDoesNotDependOnTheSeed) {
-  for (const char* name : {"builtin:stories", "builtin:recall"}) {
+  for (const char* name : {"builtin:stories", "builtin:recall", "builtin:needle"}) {
     const BuiltinData a = make_builtin(name, 1);
     const BuiltinData b = make_builtin(name, 2);
     std::vector<int32_t> x(100), y(100), targets(100);
@@ -135,7 +135,7 @@ TEST(Recall, EveryQueriedKeyIsFollowedByItsValue) {
   for (const int64_t most : {1, 2, 7, 16, 52}) {
     std::set<size_t> sizes;
     for (uint64_t i = 0; i < 200; ++i) {
-      const RecallDocument document = recall_document(3, i, most);
+      const RecallDocument document = recall_document(3, i, {.pairs = most});
       const std::string& text = document.text;
       ASSERT_EQ(text.size(), document.is_answer.size());
       const size_t middle = text.find(':');
@@ -160,12 +160,12 @@ TEST(Recall, EveryQueriedKeyIsFollowedByItsValue) {
       EXPECT_EQ(queried.size(), pairs);
       EXPECT_EQ(document.is_answer.substr(0, middle + 1), std::string(middle + 1, '0'));
       EXPECT_EQ(document.is_answer.back(), '0');
-      EXPECT_EQ(recall_document(3, i, most).text, text);
+      EXPECT_EQ(recall_document(3, i, {.pairs = most}).text, text);
     }
     EXPECT_GE(sizes.size(), static_cast<size_t>(most / 2));
   }
-  EXPECT_THROW(recall_document(1, 1, 0), ConfigError);
-  EXPECT_THROW(recall_document(1, 1, 53), ConfigError);
+  EXPECT_THROW(recall_document(1, 1, {.pairs = 0}), ConfigError);
+  EXPECT_THROW(recall_document(1, 1, {.pairs = 53}), ConfigError);
 }
 
 TEST(Recall, OnlyAnswersAreTargets) {
@@ -209,14 +209,15 @@ TEST(Recall, ShortSequencesGetFewerPairsAndTooShortOnesAreRefused) {
 TEST(BuiltinData, BadNamesAndOptionsAreRefused) {
   EXPECT_TRUE(is_builtin("builtin:x"));
   EXPECT_FALSE(is_builtin("stories"));
-  EXPECT_EQ(builtin_data().size(), 2u);
+  EXPECT_EQ(builtin_data().size(), 3u);
   EXPECT_THAT(error_of<ConfigError>([] { make_builtin("builtin:novel", 1); }),
-              HasSubstr("known are builtin:stories builtin:recall"));
+              HasSubstr("known are builtin:stories builtin:recall builtin:needle"));
   EXPECT_THAT(error_of<ConfigError>([] { make_builtin("builtin:stories:a=1", 1); }),
               HasSubstr("unknown option 'a'; known: none"));
-  EXPECT_THAT(error_of<ConfigError>([] { make_builtin("builtin:recall:keys=1", 1); }),
-              HasSubstr("unknown option 'keys'; known: pairs=16"));
-  for (const char* bad : {"pairs", "pairs=", "pairs=x", "pairs=0", "pairs=53", "pairs=1x"}) {
+  EXPECT_THAT(error_of<ConfigError>([] { make_builtin("builtin:recall:key=1", 1); }),
+              HasSubstr("unknown option 'key'; known: pairs=16, gap=0, spread=0, keys=52"));
+  for (const char* bad :
+       {"pairs", "pairs=", "pairs=x", "pairs=0", "pairs=53,keys=52", "pairs=1x"}) {
     EXPECT_THROW(make_builtin(std::string("builtin:recall:") + bad, 1), ConfigError) << bad;
   }
 }

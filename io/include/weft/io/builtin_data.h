@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "weft/io/needle.h"
+#include "weft/io/recall.h"
 #include "weft/io/token_source.h"
 #include "weft/io/tokenizer.h"
 
@@ -36,7 +38,8 @@ bool is_builtin(std::string_view data);
 ///
 /// Sequence k of a source holds documents (k << 24), (k << 24) + 1, ... Those of `stories` are
 /// joined and cut to length, and the first starts in its middle, so that a model with a short
-/// context sees every part of a story. Those of `recall` are whole; line feeds fill the rest.
+/// context sees every part of a story. Those of `recall` are whole; line feeds fill the rest. A
+/// sequence of `needle` is one document as long as the sequence.
 BuiltinData make_builtin(std::string_view data, uint64_t seed);
 
 /// Story `number` of a seed, a pure function of both: a few English sentences about people, places
@@ -44,20 +47,15 @@ BuiltinData make_builtin(std::string_view data, uint64_t seed);
 /// answer ("Where is the red key? barn"). ASCII; 100 bytes to about 5 kB; ends with an empty line.
 std::string story(uint64_t seed, uint64_t number);
 
-/// A document of multi-query associative recall (Arora et al., "Zoology: measuring and improving
-/// recall in efficient language models", 2023): key-value pairs, then the keys in another order,
-/// each followed by its value. One character is one token: keys are letters, values digits and
-/// punctuation, as in "a4Q+x0:x0a4Q+\n".
-struct RecallDocument {
-  std::string text;
-  std::string is_answer;  ///< '1' at each character of `text` that is an answer, '0' elsewhere
-};
+/// The options of `builtin:recall`, with or without "builtin:" and options behind it. Throws
+/// ConfigError.
+RecallOptions parse_recall_options(std::string_view data);
+/// The options of `builtin:needle`.
+NeedleOptions parse_needle_options(std::string_view data);
+/// The name of the built-in set that a --data argument names, or "" for anything else.
+std::string builtin_name(std::string_view data);
 
-/// Keys that a document can have.
-inline constexpr int64_t kMaxRecallPairs = 52;
-
-/// Document `number` of a seed, a pure function of all arguments, with 1 to `max_pairs` pairs (at
-/// least half of max_pairs). Throws ConfigError unless 1 <= max_pairs <= kMaxRecallPairs.
-RecallDocument recall_document(uint64_t seed, uint64_t number, int64_t max_pairs);
+/// The seed of the documents that training never sees; no user can give it.
+uint64_t held_out_seed();
 
 }  // namespace weft::io

@@ -101,6 +101,9 @@ class DecoderLM final : public Module {
   /// Mean negative log likelihood (nats) of targets [B, T]; -100 is not counted. Never holds the
   /// logits of the batch.
   Variable loss(const Tensor& tokens, const Tensor& targets, Generator* generator = nullptr);
+  /// Logits at some places alone: tokens [B, T], rows [N] of i64 that count b T + t -> [N, V] in
+  /// f32 (f64 for an f64 model). Not recorded. Throws IndexError on a row outside.
+  Tensor logits_at(const Tensor& tokens, const Tensor& rows);
   /// The same per token: [B, T] f32, 0 where the target is -100. Not recorded.
   Tensor token_losses(const Tensor& tokens, const Tensor& targets);
 
