@@ -118,8 +118,11 @@ Tensor run_hooks(const GradMeta& meta, Tensor grad) {
 /// shared with the graph, so that later additions can happen in place.
 void accumulate(GradMeta& meta, const Tensor& grad) {
   if (!meta.grad.defined()) {
-    const bool sole_owner =
-        grad.storage().use_count() == 1 && grad.is_contiguous() && grad.dtype() == meta.dtype;
+    // A part of something larger would keep all of that alive.
+    const bool is_whole =
+        static_cast<size_t>(grad.numel()) * size_of(grad.dtype()) == grad.storage()->bytes();
+    const bool sole_owner = grad.storage().use_count() == 1 && is_whole && grad.is_contiguous() &&
+                            grad.dtype() == meta.dtype;
     meta.grad = sole_owner ? grad : grad.to(meta.dtype).clone();
   } else {
     add_(meta.grad, grad);

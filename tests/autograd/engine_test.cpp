@@ -53,6 +53,19 @@ std::vector<double> grad_of(const Variable& v) {
   return v.grad().to_vector<double>();
 }
 
+TEST(Backward, GradientsOfLeavesKeepNothingLargerAlive) {
+  const Variable a(ones({2, 3}), true);
+  const Variable b(ones({4, 3}), true);
+  record("joined", ones({6, 3}), {a, b}, [](const Tensor& dy) {
+    return mul(dy, 2.0).split(std::vector<int64_t>{2, 4}, 0);
+  }).backward(ones({6, 3}));
+  for (const Variable& leaf : {a, b}) {
+    EXPECT_EQ(leaf.grad().to_vector<float>(),
+              std::vector<float>(static_cast<size_t>(leaf.numel()), 2.0f));
+    EXPECT_EQ(leaf.grad().storage()->bytes(), static_cast<size_t>(leaf.numel()) * 4);
+  }
+}
+
 TEST(Engine, ChainsProductsAndSums) {
   const Variable x = leaf({3});
   const Variable y = leaf({5});

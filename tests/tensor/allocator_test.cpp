@@ -46,24 +46,39 @@ TEST(CpuAllocator, GivesNothingForNothing) {
   EXPECT_EQ(allocator->stats().reserved, 0);
 }
 
-TEST(CpuAllocator, CachesForSimilarSizesOnly) {
+TEST(CpuAllocator, KeepsFreedMemoryForAnySize) {
+  constexpr size_t kMiB = size_t{1} << 20;
   const auto allocator = make_cpu_allocator();
-  void* const block = allocator->allocate(100000, kStream);
-  allocator->deallocate(block, 100000, kStream);
+  void* const large = allocator->allocate(10 * kMiB, kStream);
+  allocator->deallocate(large, 10 * kMiB, kStream);
+  EXPECT_EQ(allocator->stats().reserved, 10 * kMiB);
+  std::vector<void*> small;
+  for (int i = 0; i < 9; ++i) small.push_back(allocator->allocate(kMiB, kStream));
+  EXPECT_EQ(small.front(), large);
+  EXPECT_EQ(allocator->stats().reserved, 10 * kMiB);
+  for (void* block : small) allocator->deallocate(block, kMiB, kStream);
+  void* const again = allocator->allocate(10 * kMiB, kStream);
+  EXPECT_EQ(again, large);
   EXPECT_EQ(allocator->stats().reserved, allocator->stats().peak_reserved);
-  // Far too large for the cached block, and far too small for it.
-  void* const large = allocator->allocate(200000, kStream);
-  EXPECT_NE(large, block);
-  void* const small = allocator->allocate(1000, kStream);
-  EXPECT_NE(small, block);
-  void* const similar = allocator->allocate(99000, kStream);
-  EXPECT_EQ(similar, block);
-  for (void* pointer : {large, small, similar}) allocator->deallocate(pointer, 0, kStream);
-  const int64_t reserved = allocator->stats().reserved;
-  EXPECT_GE(reserved, 301000);
-  EXPECT_LE(reserved, 301000 * 9 / 8 + 3 * 64);  // at most an eighth is lost to rounding
+  allocator->deallocate(again, 10 * kMiB, kStream);
   allocator->empty_cache();
   EXPECT_EQ(allocator->stats().reserved, 0);
+  EXPECT_EQ(allocator->stats().peak_reserved, 10 * kMiB);
+}
+
+TEST(CpuAllocator, GivesUsableMemoryAfterEmptyingTheCache) {
+  const auto allocator = make_cpu_allocator();
+  auto* const kept = static_cast<char*>(allocator->allocate(1000, kStream));
+  std::memset(kept, 7, 1000);
+  for (int round = 0; round < 3; ++round) {
+    auto* const block = static_cast<char*>(allocator->allocate(size_t{9} << 20, kStream));
+    std::memset(block, round, size_t{9} << 20);
+    allocator->deallocate(block, size_t{9} << 20, kStream);
+    allocator->empty_cache();
+    EXPECT_EQ(allocator->stats().reserved, 2 << 20);  // the page of the block that lives
+  }
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(kept[i], 7);
+  allocator->deallocate(kept, 1000, kStream);
 }
 
 TEST(CpuAllocator, WithoutCachingGivesEverythingBack) {
@@ -89,14 +104,32 @@ TEST(CpuAllocator, PoisonsFreshAndReusedBlocks) {
 }
 
 TEST(CpuAllocator, SaysHowMuchWasAskedForAndUsed) {
-  const auto allocator = make_cpu_allocator(100000);
-  void* const block = allocator->allocate(50000, kStream);
-  EXPECT_THAT([&] { allocator->allocate(70000, kStream); },
+  constexpr size_t kMiB = size_t{1} << 20;
+  const auto allocator = make_cpu_allocator(10 * kMiB);
+  void* const block = allocator->allocate(5 * kMiB, kStream);
+  EXPECT_THAT([&] { allocator->allocate(7 * kMiB, kStream); },
               ThrowsMessage<OutOfMemoryError>(
-                  testing::AllOf(HasSubstr("requested 70000"), HasSubstr("limit 100000"))));
-  EXPECT_NO_THROW(allocator->deallocate(allocator->allocate(30000, kStream), 30000, kStream));
-  allocator->deallocate(block, 50000, kStream);
-  EXPECT_NO_THROW(allocator->deallocate(allocator->allocate(90000, kStream), 90000, kStream));
+                  testing::AllOf(HasSubstr("requested 7340032"), HasSubstr("in use 5242880"),
+                                 HasSubstr("reserved 6291456"), HasSubstr("limit 10485760"))));
+  EXPECT_EQ(allocator->stats().allocated, 5 * kMiB);
+  EXPECT_NO_THROW(allocator->deallocate(allocator->allocate(3 * kMiB, kStream), 0, kStream));
+  allocator->deallocate(block, 5 * kMiB, kStream);
+  EXPECT_NO_THROW(allocator->deallocate(allocator->allocate(9 * kMiB, kStream), 0, kStream));
+}
+
+TEST(CpuAllocator, GivesUpTheCacheBeforeItsLimit) {
+  constexpr size_t kMiB = size_t{1} << 20;
+  const auto allocator = make_cpu_allocator(10 * kMiB);
+  void* const gap = allocator->allocate(6 * kMiB, kStream);
+  void* const block = allocator->allocate(2 * kMiB, kStream);
+  allocator->deallocate(gap, 6 * kMiB, kStream);
+  // Fits behind the block only, with the memory of the gap before it.
+  void* const large = allocator->allocate(8 * kMiB, kStream);
+  EXPECT_GT(large, block);
+  EXPECT_EQ(allocator->stats().reserved, 10 * kMiB);
+  EXPECT_THROW(allocator->allocate(64, kStream), OutOfMemoryError);
+  allocator->deallocate(block, 2 * kMiB, kStream);
+  allocator->deallocate(large, 8 * kMiB, kStream);
 }
 
 TEST(CpuAllocator, RefusesWhatNoMachineHas) {

@@ -13,7 +13,7 @@ namespace weft {
 struct AllocatorStats {
   int64_t allocated = 0;       ///< handed out now
   int64_t peak_allocated = 0;  ///< most ever handed out since reset_peak()
-  int64_t reserved = 0;        ///< taken from the system now: handed out and cached
+  int64_t reserved = 0;        ///< taken from the system now, in whole pages: in use and cached
   int64_t peak_reserved = 0;
   int64_t count = 0;  ///< allocations so far
 };
@@ -40,9 +40,9 @@ class Allocator {
 /// environment.
 Allocator& allocator(Device device);
 
-/// A fresh caching allocator over system memory, for tests and embedding programs. `limit_bytes` 0
-/// means none. With `poison` every block is filled with the byte 0xff (NaN in every floating type)
-/// before it is handed out.
+/// A fresh allocator over system memory. A caching one keeps pages of 2 MiB, which blocks share; at
+/// most `limit_bytes`, rounded up to whole pages, are reserved (0: no limit). With `poison` a block
+/// is filled with the byte 0xff (NaN in every floating type) before it is handed out.
 std::unique_ptr<Allocator> make_cpu_allocator(size_t limit_bytes = 0, bool caching = true,
                                               bool poison = false);
 
