@@ -2,8 +2,10 @@
 
 #include <utility>
 
+#include "weft/attention/kernels/gated_sum.h"
 #include "weft/autograd/functions/join.h"
 #include "weft/autograd/node.h"
+#include "weft/tensor/check.h"
 #include "weft/tensor/ops/rope.h"
 
 namespace weft::attention {
@@ -45,6 +47,32 @@ Variable selected_attention(const Variable& q, const Variable& k, const Variable
                 });
 }
 
+Variable gated_sum(const std::vector<Variable>& branches, const Variable& logits,
+                   const Variable& bias) {
+  std::vector<Tensor> values;
+  std::vector<SavedTensor> saved;
+  std::vector<Variable> inputs = branches;
+  for (const Variable& branch : branches) {
+    values.push_back(branch.data());
+    saved.emplace_back(branch.data());
+  }
+  inputs.push_back(logits);
+  inputs.push_back(bias);
+  const Tensor bias_data = bias.defined() ? bias.data() : Tensor();
+  return record("gated_sum", gated_sum_forward(values, logits.data(), bias_data), inputs,
+                [saved = std::move(saved), logits = SavedTensor(logits.data()),
+                 bias = SavedTensor(bias_data)](const Tensor& dy) {
+                  std::vector<Tensor> branches;
+                  for (const SavedTensor& branch : saved) branches.push_back(branch.get());
+                  GatedSumGradients grads =
+                      gated_sum_backward(dy, branches, logits.get(), bias.get());
+                  std::vector<Tensor> all = std::move(grads.dbranches);
+                  all.push_back(grads.dlogits);
+                  all.push_back(grads.dbias);
+                  return all;
+                });
+}
+
 Variable packed_attention(const Variable& packed, const QkvSplit& split, int64_t position,
                           double rope_theta, const FlashAttentionOptions& options) {
   Qkv x = split_qkv(packed.data(), split);
@@ -68,6 +96,50 @@ Variable packed_attention(const Variable& packed, const QkvSplit& split, int64_t
         if (rope.theta > 0) {
           rope_into(grads.dq, grads.dq, rope, /*inverse=*/true);
           rope_into(grads.dk, grads.dk, rope, /*inverse=*/true);
+        }
+        return {dpacked};
+      });
+}
+
+namespace {
+
+std::vector<Tensor> views_of(const Tensor& packed, const std::vector<HeadsPart>& parts) {
+  std::vector<Tensor> views;
+  int64_t column = 0;
+  for (const HeadsPart& part : parts) {
+    views.push_back(packed.slice(2, column, column + part.width())
+                        .view({packed.size(0), packed.size(1), part.heads, part.dim}));
+    column += part.width();
+  }
+  return views;
+}
+
+}  // namespace
+
+std::vector<Variable> split_heads(const Variable& packed, const std::vector<HeadsPart>& parts,
+                                  const RopeOptions& rope) {
+  int64_t width = 0;
+  for (const HeadsPart& part : parts) width += part.width();
+  WEFT_CHECK(packed.rank() == 3 && packed.size(2) == width, ShapeError,
+             "split_heads: packed must be [B, T, {}], got {}", width, packed.data());
+  std::vector<Tensor> views = views_of(packed.data(), parts);
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].rotate) rope_(views[i], rope);
+  }
+  return record(
+      "split_heads", views, {packed},
+      [parts, rope, shape = packed.shape(), dtype = packed.dtype(),
+       device = packed.device()](const std::vector<Tensor>& grads) -> std::vector<Tensor> {
+        const Tensor dpacked = empty(shape, dtype, device);
+        std::vector<Tensor> views = views_of(dpacked, parts);
+        for (size_t i = 0; i < parts.size(); ++i) {
+          if (!grads[i].defined()) {
+            views[i].zero_();
+          } else if (parts[i].rotate) {
+            rope_into(views[i], grads[i], rope, /*inverse=*/true);
+          } else {
+            views[i].copy_(grads[i]);
+          }
         }
         return {dpacked};
       });

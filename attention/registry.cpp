@@ -7,6 +7,7 @@
 
 #include "weft/attention/full.h"
 #include "weft/attention/latent_attention.h"
+#include "weft/attention/nsa.h"
 #include "weft/tensor/check.h"
 
 #include "nearest_name.h"
@@ -124,7 +125,8 @@ void apply_option(std::string_view option, ValuesByMechanism& values) {
 
 const std::vector<MechanismInfo>& mechanisms() {
   static const std::vector<MechanismInfo> list = {
-      full_mechanism(), swa_mechanism(), mla_mechanism(), gla_mechanism(), asa_local_mechanism(),
+      full_mechanism(), swa_mechanism(),       mla_mechanism(),
+      gla_mechanism(),  asa_local_mechanism(), nsa_mechanism(),
   };
   return list;
 }

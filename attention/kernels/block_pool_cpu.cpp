@@ -10,6 +10,7 @@
 
 #include "kernels/block_pool_kernels.h"
 #include "kernels/simd.h"
+#include "kernels/simd_rows.h"
 
 namespace weft::attention {
 namespace {
@@ -25,25 +26,6 @@ constexpr int64_t kGrainElements = 1 << 14;
 
 int64_t grain_of(int64_t elements_of_one) {
   return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_of_one));
-}
-
-template <class T>
-void store_converted(T* to, Vec<accumulator_t<T>> value, int64_t count) {
-  using A = accumulator_t<T>;
-  if constexpr (std::is_same_v<T, A>) {
-    if (count >= kLanes<A>) {
-      simd::store(to, value);
-      return;
-    }
-  }
-  alignas(simd::kVectorBytes) A lanes[kLanes<A>];
-  simd::store(lanes, value);
-  const int64_t n = std::min<int64_t>(count, kLanes<A>);
-  if (n == kLanes<A>) {
-    for (int i = 0; i < kLanes<A>; ++i) to[i] = T(lanes[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) to[i] = T(lanes[i]);
-  }
 }
 
 /// to[c] = start[c] + sum over m < rows of weight(m) from[m stride + c], c < columns; `start` may
@@ -63,13 +45,13 @@ void weighted_rows(const T* from, int64_t stride, int64_t rows, int64_t columns,
       const T* const row = from + m * stride + c;
       for (int g = 0; g < kGroup; ++g) sums[g] += w * simd::load_converted<A>(row + g * n, n);
     }
-    for (int g = 0; g < kGroup; ++g) store_converted(to + c + g * n, sums[g], n);
+    for (int g = 0; g < kGroup; ++g) simd::store_converted(to + c + g * n, sums[g], n);
   }
   for (; c < columns; c += n) {
     Vec<A> total = start != nullptr ? simd::load_converted<A>(start + c, columns - c) : Vec<A>{};
     for (int64_t m = 0; m < rows; ++m)
       total += weight(m) * simd::load_converted<A>(from + m * stride + c, columns - c);
-    store_converted(to + c, total, columns - c);
+    simd::store_converted(to + c, total, columns - c);
   }
 }
 
@@ -79,9 +61,7 @@ accumulator_t<T> dot(const T* a, const T* b, int64_t count) {
   Vec<A> total{};
   for (int64_t c = 0; c < count; c += kLanes<A>)
     total += simd::load_converted<A>(a + c, count - c) * simd::load_converted<A>(b + c, count - c);
-  A result = 0;
-  for (int i = 0; i < kLanes<A>; ++i) result += total[i];
-  return result;
+  return simd::sum<A>(total);
 }
 
 /// Blocks [first, last) of `count` that token s lies in.

@@ -102,6 +102,7 @@ std::vector<BlockCompressorOptions> all_forms(BlockShape blocks, int64_t heads, 
                    .blocks = blocks,
                    .heads = heads,
                    .dim = dim,
+                   .hidden = 5,
                    .residual = true});
   return forms;
 }

@@ -3,6 +3,7 @@
 #include "weft/attention/kernels/block_pool.h"
 #include "weft/attention/kernels/block_selection.h"
 #include "weft/attention/kernels/flash_attention.h"
+#include "weft/attention/kernels/gated_sum.h"
 #include "weft/attention/kernels/selected_attention.h"
 #include "weft/attention/selection_operations.h"
 
@@ -16,6 +17,12 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
   const Selection selection = Selection::from_lists({.groups = 2, .queries = 3, .keys = 3},
                                                     std::vector<std::vector<int32_t>>(6, {0}));
   const test::OpCallers callers = {
+      {"gated_sum",
+       [=](DType dtype) { gated_sum_forward({heads(dtype)}, heads(dtype).slice(3, 0, 1)); }},
+      {"gated_sum_backward",
+       [=](DType dtype) {
+         gated_sum_backward(heads(dtype), {heads(dtype)}, heads(dtype).slice(3, 0, 1));
+       }},
       {"block_pool",
        [=](DType dtype) {
          block_pool_forward(heads(dtype), {2, 1});

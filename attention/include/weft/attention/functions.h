@@ -32,12 +32,32 @@ Variable selected_attention(const Variable& q, const Variable& k, const Variable
                             const Selection& selection,
                             const SelectedAttentionOptions& options = {});
 
+/// gated_sum_forward with its gradient. Saves the branches, the logits and the bias, which may be
+/// undefined.
+Variable gated_sum(const std::vector<Variable>& branches, const Variable& logits,
+                   const Variable& bias = {});
+
 /// Turns q and k of a packed product by their positions (position, position + 1, ...) and attends:
 /// [B, T, split.width()] -> [B, T, H Dv]. One record and one packed gradient for all of it.
 /// `packed` is overwritten by its turned form, so give it the result of a product that nothing else
 /// reads. `rope_theta` 0 means no rotation.
 Variable packed_attention(const Variable& packed, const QkvSplit& split, int64_t position,
                           double rope_theta, const FlashAttentionOptions& options = {});
+
+/// Heads that lie side by side on the last axis of a packed product.
+struct HeadsPart {
+  int64_t heads = 1;
+  int64_t dim = 1;
+  bool rotate = false;  ///< turned by position
+
+  int64_t width() const { return heads * dim; }
+};
+
+/// The parts of packed [B, T, width] one behind the other, as views [B, T, heads, dim]. `packed` is
+/// overwritten where parts turn, so give it the result of a product that nothing else reads.
+/// Backward writes into one packed gradient. Saves nothing. Throws ShapeError.
+std::vector<Variable> split_heads(const Variable& packed, const std::vector<HeadsPart>& parts,
+                                  const RopeOptions& rope = {});
 
 /// The rows of several weights [rows_i, columns] as one weight. Copies nothing when they lie one
 /// behind the other in one storage, as pack_storage() leaves them.
