@@ -219,18 +219,18 @@ class BlockSelector {
   }
 
   void sum_dense_heads(const Tile& tile, int64_t count, const Scratch& memory) const {
-    const V seen = simd::load(memory.seen);
     for (int64_t key = 0; key < count; ++key) {
       A* const row = memory.scores + key * tile.width;
       for (int64_t column = 0; column < tile.width; column += kLanes)
         simd::store(row + column, attention(row + column, memory.lse + column));
-      V sum{};
+      A* const sums = memory.sums + key * kLanes;
       for (int64_t i = 0; i < tile.leaders; ++i) {
-        A heads = row[i];
-        for (int64_t h = 1; h < heads_; ++h) heads += row[h * tile.stride + i];
-        sum[i] = heads;
+        A sum = row[i];
+        for (int64_t h = 1; h < heads_; ++h) sum += row[h * tile.stride + i];
+        const bool counts = static_cast<A>(key) < memory.seen[i] && sum >= A(0);
+        sums[i] = counts ? sum : A(0);
       }
-      simd::store(memory.sums + key * kLanes, counted(sum, seen, key));
+      std::fill(sums + tile.leaders, sums + kLanes, A(0));
     }
   }
 

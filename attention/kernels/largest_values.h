@@ -59,7 +59,7 @@ class LargestValues {
       Int count{};
       for (int64_t j = 0; j < vectors; ++j) {
         const Int value = std::bit_cast<Int>(simd::load(values + j * kLanes));
-        count -= value >= middle;
+        count = value >= middle ? count + 1 : count;
       }
       if (along) {
         Bits sum = 0;
@@ -93,9 +93,10 @@ class LargestValues {
     for (int i = 0; i < kLanes; ++i) least[i] = static_cast<Bits>(least_[i]);
     for (int64_t begin = 0; begin < count; begin += kBatch) {
       Int taken{};
-      for (int64_t j = 0; j < std::min(kBatch, count - begin); ++j) {
+      Int bit = Int{} + 1;
+      for (int64_t j = 0; j < std::min(kBatch, count - begin); ++j, bit <<= 1) {
         const Int value = std::bit_cast<Int>(simd::load(values + (begin + j) * kLanes));
-        taken |= (value >= least) & static_cast<Bits>(uint32_t{1} << j);
+        taken |= (value >= least) & bit;
       }
       for (int i = 0; i < kLanes; ++i) {
         if (cursors[i] == nullptr) continue;
