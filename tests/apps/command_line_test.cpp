@@ -47,8 +47,8 @@ TemporaryFolder* TrainedRun::folder_ = nullptr;
 TEST(CommandLine, HelpOfEveryCommandListsFlagsDefaultsAndAnExample) {
   const Outcome all = weft({"--help"});
   EXPECT_EQ(all.code, 0);
-  for (const std::string command :
-       {"tokenize", "train", "eval", "generate", "inspect", "attention", "bench step", "bench attention"}) {
+  for (const std::string command : {"tokenize", "train", "eval", "generate", "inspect", "attention",
+                                    "bench step", "bench attention"}) {
     Arguments arguments = {command};
     if (command.starts_with("bench ")) arguments = {"bench", command.substr(6)};
     EXPECT_THAT(all.out, HasSubstr("\n  " + arguments.front() + " "));

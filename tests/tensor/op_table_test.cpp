@@ -202,7 +202,10 @@ void add_lines(test::OpCallers& callers) {
        }},
       {"rope", [](DType dtype) { rope(image(dtype)); }},
       {"rope_backward", [](DType dtype) { rope_backward(image(dtype)); }},
-      {"rope_qkv", [](DType dtype) { rope_qkv(ones({1, 2, 12}, dtype), kSplit); }},
+      {"rope_qkv",
+       [](DType dtype) {
+         rope_qkv(ones({1, 2, 12}, dtype), kSplit);
+       }},
       {"rope_qkv_backward",
        [](DType dtype) {
          const Tensor grad = ones({1, 2, 1, 4}, dtype);

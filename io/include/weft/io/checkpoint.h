@@ -119,9 +119,9 @@ class CheckpointFolder {
   std::filesystem::path folder_;
 };
 
-/// The checkpoint file that a path stands for: a file, a `latest` (a link, a file with the name, or a
-/// checkpoint itself), a checkpoint folder or a run folder (the newest in it, by name; not verified).
-/// Throws IoError where there is none.
+/// The checkpoint file that a path stands for: a file, a `latest` (a link, a file with the name, or
+/// a checkpoint itself), a checkpoint folder or a run folder (the newest in it, by name; not
+/// verified). Throws IoError where there is none.
 std::filesystem::path find_checkpoint(const std::filesystem::path& path);
 
 }  // namespace weft::io
