@@ -36,7 +36,7 @@ struct StepBenchOptions {
   void add_to(Options& options) {
     model.add_to(options);
     options.group("Measurement");
-    options.add("vocab-size", &vocab_size, "number of tokens", {1, 1 << 24});
+    options.add("vocab-size", &vocab_size, "number of tokens; 0 means 256", {0, 1 << 24});
     options.add("seq-len", &seq_len, "tokens of a sequence", {1, 1 << 24});
     options.add("batch-size", &batch_size, "sequences of a step", {1, 1 << 20});
     options.add("steps", &steps, "timed steps; the median counts", {1, 1 << 20});
@@ -63,6 +63,7 @@ int bench_step(const std::vector<std::string>& arguments) {
   train_config.add_to(train_options);
   options.accept_config_of(train_options);
   if (!options.parse(arguments)) return kDone;
+  if (config.vocab_size == 0) config.vocab_size = 256;
   if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
 
   const auto model = config.model.make_model(config.vocab_size, /*seed=*/0);

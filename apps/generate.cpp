@@ -72,6 +72,7 @@ int generate(const std::vector<std::string>& arguments) {
     console.error(fmt::format("parameter {} of {} is not finite", name, run.checkpoint.string()));
     return kCheckFailed;
   }
+  settings.vocab_size = run.tokenizer->vocab_size();
   std::vector<int64_t> ids;
   for (const int32_t id : run.tokenizer->encode(prompt)) ids.push_back(id);
   if (ids.empty())

@@ -30,9 +30,10 @@ int train(const std::vector<std::string>& arguments) {
   if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
 
   Console console(config.console);
-  Trainer trainer(config, options.to_config(), console);
-  trainer.describe();
+  RunPlan plan(config);
+  plan.describe(console);
   if (config.dry_run) return kDone;
+  Trainer trainer(std::move(plan), options.to_config(), console);
   try {
     return trainer.run();
   } catch (const NonFiniteError& error) {

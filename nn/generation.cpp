@@ -84,7 +84,12 @@ std::vector<int64_t> generate(DecoderLM& model, std::span<const int64_t> prompt,
     const Tensor logits = options.use_cache
                               ? model.prefill(as_row(unseen), cache)
                               : model.logits(as_row(sequence)).data().select(1, -1);  // [1, V]
-    const int64_t token = sample_token(logits.to_vector<float>(), options.sampling, generator);
+    const std::vector<float> scores = logits.to_vector<float>();
+    const size_t drawn_from = options.vocab_size > 0
+                                  ? std::min(scores.size(), static_cast<size_t>(options.vocab_size))
+                                  : scores.size();
+    const int64_t token =
+        sample_token(std::span(scores).first(drawn_from), options.sampling, generator);
     sequence.push_back(token);
     generated.push_back(token);
     unseen = {token};

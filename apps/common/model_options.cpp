@@ -1,8 +1,9 @@
 #include "common/model_options.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
-#include "weft/attention/registry.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/matmul.h"
 
@@ -58,20 +59,22 @@ nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size) const {
   return config;
 }
 
+attention::AttentionConfig ModelOptions::attention_config() const {
+  return {.shape = {.d_model = d_model,
+                    .n_heads = n_heads,
+                    .n_kv_heads = n_kv_heads,
+                    .n_layers = n_layers,
+                    .rope_theta = rope_theta,
+                    .init_std = init_std},
+          .schedule = schedule(),
+          .options = attention_options};
+}
+
 std::unique_ptr<nn::DecoderLM> ModelOptions::make_model(int64_t vocab_size, uint64_t seed) const {
   const nn::DecoderConfig config = decoder_config(vocab_size);
-  attention::AttentionConfig layers;
-  layers.shape = {.d_model = d_model,
-                  .n_heads = n_heads,
-                  .n_kv_heads = n_kv_heads,
-                  .n_layers = n_layers,
-                  .rope_theta = rope_theta,
-                  .init_std = init_std};
-  layers.schedule = attention_schedule.empty() ? attention : attention_schedule;
-  layers.options = attention_options;
   Generator generator(seed);
-  return std::make_unique<nn::DecoderLM>(config, attention::make_mixer_factory(layers, generator),
-                                         generator);
+  return std::make_unique<nn::DecoderLM>(
+      config, attention::make_mixer_factory(attention_config(), generator), generator);
 }
 
 std::vector<ParameterCount> count_parameters(const nn::DecoderLM& model) {
@@ -89,6 +92,53 @@ std::vector<ParameterCount> count_parameters(const nn::DecoderLM& model) {
     parts[part].count += parameter.numel();
   }
   return parts;
+}
+
+int64_t ModelSummary::num_parameters() const {
+  int64_t total = 0;
+  for (const ParameterCount& part : parts) total += part.count;
+  return total;
+}
+
+double ModelSummary::cache_bytes_per_token() const {
+  double total = 0;
+  for (const LayerGroup& group : layers)
+    total += static_cast<double>(group.layers * group.cache_bytes);
+  return total / static_cast<double>(cache_tokens);
+}
+
+ModelSummary summarize(const ModelOptions& options, int64_t vocab_size, int64_t tokens) {
+  ModelSummary summary;
+  summary.config = options.decoder_config(vocab_size);
+  summary.cache_tokens = tokens;
+  const nn::DecoderConfig& config = summary.config;
+  const attention::AttentionConfig layers = options.attention_config();
+  const std::vector<std::string> schedule =
+      attention::parse_schedule(layers.schedule, config.n_layers);
+  Generator generator(0);
+  const nn::MixerFactory factory = attention::make_mixer_factory(layers, generator);
+  int64_t attention_parameters = 0;
+  for (size_t layer = 0; layer < schedule.size(); ++layer) {
+    auto group = std::find_if(summary.layers.begin(), summary.layers.end(),
+                              [&](const LayerGroup& g) { return g.mechanism == schedule[layer]; });
+    if (group == summary.layers.end()) {
+      const auto mixer = factory(static_cast<int>(layer));
+      group = summary.layers.insert(
+          group, {.mechanism = schedule[layer],
+                  .parameters = mixer->num_parameters(),
+                  .cache_bytes = mixer->cache_bytes(tokens, config.compute_dtype),
+                  .forward_flops = mixer->forward_cost(tokens).total()});
+    }
+    ++group->layers;
+    attention_parameters += group->parameters;
+  }
+  const int64_t embedding = config.vocab_size * config.d_model;
+  summary.parts = {{"embedding", embedding},
+                   {"attention", attention_parameters},
+                   {"mlp", 3 * config.d_model * config.d_ff * config.n_layers},
+                   {"norm", (2 * config.n_layers + 1) * config.d_model},
+                   {"head", config.tie_embeddings ? 0 : embedding}};
+  return summary;
 }
 
 }  // namespace weft::apps

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "weft/attention/registry.h"
 #include "weft/nn/decoder.h"
 
 #include "common/options.h"
@@ -32,6 +33,12 @@ struct ModelOptions {
   void add_to(Options& options);
   /// The decoder's config. `vocab_size` comes from the tokenizer. Throws ConfigError.
   nn::DecoderConfig decoder_config(int64_t vocab_size) const;
+  /// Mechanisms, shape and options of the layers.
+  attention::AttentionConfig attention_config() const;
+  /// The schedule of mechanisms: --attention-schedule, or --attention in all layers.
+  const std::string& schedule() const {
+    return attention_schedule.empty() ? attention : attention_schedule;
+  }
   /// A model with fresh weights drawn from `seed`.
   std::unique_ptr<nn::DecoderLM> make_model(int64_t vocab_size, uint64_t seed) const;
 };
@@ -42,5 +49,29 @@ struct ParameterCount {
   int64_t count;
 };
 std::vector<ParameterCount> count_parameters(const nn::DecoderLM& model);
+
+/// The layers of one mechanism in a model.
+struct LayerGroup {
+  std::string mechanism;
+  int64_t layers = 0;
+  int64_t parameters = 0;    ///< of one layer
+  int64_t cache_bytes = 0;   ///< of one layer and sequence, see ModelSummary::cache_tokens
+  double forward_flops = 0;  ///< of one layer and sequence of cache_tokens tokens
+};
+
+/// What can be said of a model without its weights.
+struct ModelSummary {
+  nn::DecoderConfig config;
+  std::vector<ParameterCount> parts;  ///< as count_parameters() gives them
+  std::vector<LayerGroup> layers;     ///< in order of first use
+  int64_t cache_tokens = 0;           ///< length of the sequence that the caches hold
+
+  int64_t num_parameters() const;
+  /// Bytes of the caches of all layers for each token of one sequence.
+  double cache_bytes_per_token() const;
+};
+/// Makes one attention layer of each mechanism and counts the rest by formula: a model of billions
+/// of parameters takes the memory of one layer. Throws ConfigError as make_model() does.
+ModelSummary summarize(const ModelOptions& options, int64_t vocab_size, int64_t tokens);
 
 }  // namespace weft::apps

@@ -8,6 +8,8 @@
 #include "weft/io/report.h"
 #include "weft/tensor/check.h"
 
+#include "common/run_plan.h"
+
 namespace weft::apps {
 namespace {
 
@@ -15,8 +17,9 @@ namespace fs = std::filesystem;
 
 /// Keys that decide the shape of the saved tensors or their meaning: a resume must not change them.
 constexpr const char* kModelKeys[] = {
-    "n-layers",   "d-model",  "n-heads",        "n-kv-heads",         "d-ff",      "attention",
-    "rope-theta", "norm-eps", "tie-embeddings", "attention-schedule", "optimizer", "attention-opt"};
+    "n-layers",  "d-model",       "n-heads",   "n-kv-heads",     "d-ff",
+    "attention", "rope-theta",    "norm-eps",  "tie-embeddings", "attention-schedule",
+    "optimizer", "attention-opt", "vocab-size"};
 
 std::vector<std::pair<std::string, std::string>> config_values(const std::string& text,
                                                                const std::string& source) {
@@ -189,7 +192,8 @@ LoadedRun load_run(const fs::path& path, Console& console) {
     throw IoError(error.what());  // not of the command line
   }
   run.tokenizer = io::parse_tokenizer(reader->text("tokenizer"), run.checkpoint.string());
-  run.model = run.config.model.make_model(run.tokenizer->vocab_size(), run.config.seed);
+  run.model =
+      run.config.model.make_model(vocab_size_of(run.config, *run.tokenizer), run.config.seed);
   run.model->load_state_dict(read_state(*reader, run.model->state_dict(), model_entry));
   run.model->eval();
   return run;

@@ -16,6 +16,8 @@ void TrainConfig::add_to(Options& options) {
            "dataset (.h5), text file, or builtin:stories, builtin:recall, builtin:needle")
       .required();
   options.add("tokenizer", &tokenizer, "for text: bytes, char, or a definition (.json)");
+  options.add("vocab-size", &vocab_size,
+              "rows of the embedding, for padding; 0 means the tokenizer's tokens", {0, 1 << 24});
   options.add("valid-fraction", &valid_fraction, "end of a text that is held out", {0, 0.9});
   options.add("seq-len", &seq_len, "tokens of a training sequence", {1, 1 << 24});
   options.add("batch-size", &batch_size, "sequences of a micro-batch", {1, 1 << 20});

@@ -17,6 +17,7 @@ struct TrainConfig {
   // Data
   std::string data;
   std::string tokenizer = "bytes";
+  int64_t vocab_size = 0;
   double valid_fraction = 0.05;
   std::string out_dir = "runs/latest";
   int64_t seq_len = 256;

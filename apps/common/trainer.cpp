@@ -30,73 +30,19 @@ bool is_due(int64_t period, int64_t steps_done) {
 
 }  // namespace
 
-Trainer::Trainer(const TrainConfig& config, std::string config_text, Console& console)
-    : config_(config),
+Trainer::Trainer(RunPlan plan, std::string config_text, Console& console)
+    : config_(plan.config),
       config_text_(std::move(config_text)),
       console_(console),
-      data_(open_data(config.data, config.tokenizer, config.valid_fraction, config.seed)),
-      model_(config.model.make_model(data_.tokenizer->vocab_size(), config.seed)),
-      optimizer_(config.optimizer.make_optimizer(*model_)),
-      schedule_(config.optimizer.make_schedule(config.max_steps)),
-      dropout_generator_(config.seed + 1),
-      loader_(data_.train, {.batch_size = config.batch_size,
-                            .seq_len = config.seq_len,
-                            .micro_batches = config.grad_accum_steps,
-                            .seed = config.seed}) {
-  // Now rather than at the first sample.
-  if (config_.sample_every > 0) data_.tokenizer->encode(config_.sample_prompt);
-}
-
-double Trainer::estimated_bytes() const {
-  const nn::DecoderConfig shape = model_->config();
-  const auto element = static_cast<double>(size_of(shape.compute_dtype));
-  const auto tokens = static_cast<double>(config_.batch_size * config_.seq_len);
-  const auto width = static_cast<double>(shape.d_model);
-  const auto hidden = static_cast<double>(shape.d_ff);
-  const auto layers = static_cast<double>(shape.n_layers);
-  // Kept for backward in each layer: both sums and norms, the mixer's projections and output (about
-  // 4 widths), and the MLP's gate, up and product. While one layer is walked backward, its
-  // gradients stand beside them.
-  const double layer = tokens * element * (8 * width + 3 * hidden);
-  const double kept = shape.recompute == nn::Recompute::block
-                          ? 2 * tokens * element * width * layers + layer
-                          : layer * layers;
-  // f32 parameters, gradients and the optimizer's state (two moments, or Muon's one), and bf16
-  // copies of the weights.
-  const double per_parameter =
-      4 + 4 + (config_.optimizer.optimizer == "sgd" ? 4 : 8) + (element < 4 ? element : 0);
-  return kept + layer + per_parameter * static_cast<double>(model_->num_parameters());
-}
-
-void Trainer::describe() const {
-  const auto parameters = static_cast<double>(model_->num_parameters());
-  const int64_t step_tokens = config_.batch_size * config_.seq_len * config_.grad_accum_steps;
-  const double run_tokens =
-      static_cast<double>(step_tokens) * static_cast<double>(config_.max_steps);
-  std::string parts;
-  for (const ParameterCount& part : count_parameters(*model_)) {
-    if (part.count > 0)
-      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part.part,
-                           format_count(static_cast<double>(part.count)));
-  }
-  console_.info(fmt::format("weft {} on cpu, {} threads", version(), num_threads()));
-  console_.info(fmt::format("data        {}", data_.description));
-  console_.info(fmt::format("model       {} parameters ({})", format_count(parameters), parts));
-  console_.info(fmt::format(
-      "attention   {}, {} layers of width {}, {}",
-      config_.model.attention_schedule.empty() ? config_.model.attention
-                                               : config_.model.attention_schedule,
-      config_.model.n_layers, config_.model.d_model, to_string(model_->config().compute_dtype)));
-  console_.info(fmt::format("step        {} x {} x {} = {} tokens", config_.grad_accum_steps,
-                            config_.batch_size, config_.seq_len, step_tokens));
-  console_.info(fmt::format("run         {} steps, {} tokens, {:.1f} tokens per parameter{}",
-                            config_.max_steps, format_count(run_tokens), run_tokens / parameters,
-                            loader_.epoch(config_.max_steps) > 0
-                                ? fmt::format(", {:.2f} epochs", loader_.epoch(config_.max_steps))
-                                : ""));
-  console_.info(fmt::format("memory      about {} for training", format_bytes(estimated_bytes())));
-  console_.info(fmt::format("output      {}", config_.out_dir));
-}
+      data_(std::move(plan.data)),
+      model_(config_.model.make_model(plan.vocab_size(), config_.seed)),
+      optimizer_(config_.optimizer.make_optimizer(*model_)),
+      schedule_(config_.optimizer.make_schedule(config_.max_steps)),
+      dropout_generator_(config_.seed + 1),
+      loader_(data_.train, {.batch_size = config_.batch_size,
+                            .seq_len = config_.seq_len,
+                            .micro_batches = config_.grad_accum_steps,
+                            .seed = config_.seed}) {}
 
 RunState Trainer::state() {
   return {.steps_done = steps_done_,
@@ -207,23 +153,22 @@ void Trainer::sample() {
   if (prompt.empty()) return;
   Generator generator(config_.seed);  // the same draw each time: differences come from learning
   std::vector<int32_t> ids;
-  for (const int64_t id :
-       nn::generate(*model_, prompt,
-                    {.max_new_tokens = config_.sample_tokens, .sampling = {.temperature = 0.8}},
-                    generator)) {
+  for (const int64_t id : nn::generate(*model_, prompt,
+                                       {.max_new_tokens = config_.sample_tokens,
+                                       .sampling = {.temperature = 0.8},
+                                       .vocab_size = data_.tokenizer->vocab_size()},
+                                       generator)) {
     ids.push_back(static_cast<int32_t>(id));
   }
   run_->log_sample(steps_done_, config_.sample_prompt + data_.tokenizer->decode(ids));
 }
 
 void Trainer::write_report() {
-  run_->write_report(
-      {{"attention", config_.model.attention_schedule.empty() ? config_.model.attention
-                                                              : config_.model.attention_schedule},
-       {"parameters", format_count(static_cast<double>(model_->num_parameters()))},
-       {"data", data_.description},
-       {"steps", fmt::format("{} of {}", steps_done_, config_.max_steps)},
-       {"weft", version()}});
+  run_->write_report({{"attention", config_.model.schedule()},
+                      {"parameters", format_count(static_cast<double>(model_->num_parameters()))},
+                      {"data", data_.description},
+                      {"steps", fmt::format("{} of {}", steps_done_, config_.max_steps)},
+                      {"weft", version()}});
 }
 
 void Trainer::save() {

@@ -16,6 +16,7 @@
 #include "common/data.h"
 #include "common/evaluation.h"
 #include "common/run.h"
+#include "common/run_plan.h"
 #include "common/train_config.h"
 #include "common/training_step.h"
 
@@ -25,13 +26,9 @@ namespace weft::apps {
 /// checkpoint) to the last.
 class Trainer {
  public:
-  /// Opens the data and builds the model. `config_text` is saved as config.ini. Nothing is written
-  /// yet.
-  Trainer(const TrainConfig& config, std::string config_text, Console& console);
+  /// Builds the model. `config_text` is saved as config.ini. Nothing is written yet.
+  Trainer(RunPlan plan, std::string config_text, Console& console);
 
-  /// Prints what will be trained: version, machine, parameters by part, tokens, estimated memory,
-  /// output folder.
-  void describe() const;
   /// Trains to the end, or until a signal asks for a stop (while a StopSignals lives). Returns an
   /// exit code. Throws NonFiniteError.
   int run();
@@ -46,7 +43,6 @@ class Trainer {
   void sample();
   void save();
   void write_report();
-  double estimated_bytes() const;
 
   TrainConfig config_;
   std::string config_text_;

@@ -30,6 +30,8 @@ int64_t sample_token(std::span<const float> logits, const SamplingOptions& optio
 struct GenerationOptions {
   int64_t max_new_tokens = 200;
   SamplingOptions sampling = {};
+  int64_t vocab_size = 0;  ///< only tokens below it are drawn; 0: all. For embeddings padded with
+                           ///< rows that stand for nothing
   bool use_cache = true;  ///< false computes every prefix anew: slow, for checking the caches
 };
 

@@ -1,0 +1,110 @@
+#include "common/run_plan.h"
+
+#include <fmt/format.h>
+
+#include "weft/io/loader.h"
+#include "weft/tensor/check.h"
+#include "weft/tensor/parallel.h"
+
+#include "common/version.h"
+
+namespace weft::apps {
+namespace {
+
+/// 341114880 -> "341,114,880".
+std::string with_commas(int64_t count) {
+  std::string digits = std::to_string(count);
+  for (auto place = static_cast<int64_t>(digits.size()) - 3; place > 0; place -= 3)
+    digits.insert(static_cast<size_t>(place), ",");
+  return digits;
+}
+
+std::string describe_layers(const ModelSummary& model) {
+  std::string text;
+  for (const LayerGroup& group : model.layers) {
+    text += fmt::format("{}{} {} of {}", text.empty() ? "" : ", ", group.layers, group.mechanism,
+                        format_count(static_cast<double>(group.parameters)));
+  }
+  return text;
+}
+
+}  // namespace
+
+int64_t vocab_size_of(const TrainConfig& config, const io::Tokenizer& tokenizer) {
+  WEFT_CHECK(config.vocab_size == 0 || config.vocab_size >= tokenizer.vocab_size(), ConfigError,
+             "--vocab-size {} must be 0 or at least the {} tokens of the {} tokenizer",
+             config.vocab_size, tokenizer.vocab_size(), tokenizer.name());
+  return config.vocab_size > 0 ? config.vocab_size : tokenizer.vocab_size();
+}
+
+RunPlan::RunPlan(const TrainConfig& run_config)
+    : config(run_config),
+      data(open_data(config.data, config.tokenizer, config.valid_fraction, config.seed)),
+      model(summarize(config.model, vocab_size_of(config, *data.tokenizer), config.seq_len)) {
+  // Now rather than at the first sample.
+  if (config.sample_every > 0) data.tokenizer->encode(config.sample_prompt);
+}
+
+int64_t RunPlan::vocab_size() const {
+  return model.config.vocab_size;
+}
+
+double RunPlan::estimated_bytes() const {
+  const nn::DecoderConfig& shape = model.config;
+  const auto element = static_cast<double>(size_of(shape.compute_dtype));
+  const auto tokens = static_cast<double>(config.batch_size * config.seq_len);
+  const auto width = static_cast<double>(shape.d_model);
+  const auto hidden = static_cast<double>(shape.d_ff);
+  const auto layers = static_cast<double>(shape.n_layers);
+  // Kept for backward in each layer: both sums and norms, the mixer's projections and output (about
+  // 4 widths), and the MLP's gate, up and product. While one layer is walked backward, its
+  // gradients stand beside them.
+  const double layer = tokens * element * (8 * width + 3 * hidden);
+  const double kept = shape.recompute == nn::Recompute::block
+                          ? 2 * tokens * element * width * layers + layer
+                          : layer * layers;
+  // f32 parameters, gradients and the optimizer's state (two moments, or Muon's one), and bf16
+  // copies of the weights.
+  const double per_parameter =
+      4 + 4 + (config.optimizer.optimizer == "sgd" ? 4 : 8) + (element < 4 ? element : 0);
+  return kept + layer + per_parameter * static_cast<double>(model.num_parameters());
+}
+
+void RunPlan::describe(Console& console) const {
+  const auto parameters = static_cast<double>(model.num_parameters());
+  const int64_t step_tokens = config.batch_size * config.seq_len * config.grad_accum_steps;
+  const double run_tokens =
+      static_cast<double>(step_tokens) * static_cast<double>(config.max_steps);
+  const io::Loader loader(data.train, {.batch_size = config.batch_size,
+                                       .seq_len = config.seq_len,
+                                       .micro_batches = config.grad_accum_steps,
+                                       .seed = config.seed,
+                                       .prefetch = 0});
+  const double epochs = loader.epoch(config.max_steps);
+  std::string parts;
+  for (const ParameterCount& part : model.parts) {
+    if (part.count > 0)
+      parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", part.part,
+                           format_count(static_cast<double>(part.count)));
+  }
+  const double cache = model.cache_bytes_per_token();
+  console.info(fmt::format("weft {} on cpu, {} threads", version(), num_threads()));
+  console.info(fmt::format("data        {}", data.description));
+  console.info(
+      fmt::format("model       {} parameters: {}", with_commas(model.num_parameters()), parts));
+  console.info(fmt::format("attention   {}: {} parameters; width {}, {}", config.model.schedule(),
+                           describe_layers(model), model.config.d_model,
+                           to_string(model.config.compute_dtype)));
+  console.info(fmt::format(
+      "cache       {:.1f} bytes per token and layer, {:.1f} per token in all, over {} tokens",
+      cache / static_cast<double>(model.config.n_layers), cache, model.cache_tokens));
+  console.info(fmt::format("step        {} x {} x {} = {} tokens", config.grad_accum_steps,
+                           config.batch_size, config.seq_len, step_tokens));
+  console.info(fmt::format("run         {} steps, {} tokens, {:.1f} tokens per parameter{}",
+                           config.max_steps, format_count(run_tokens), run_tokens / parameters,
+                           epochs > 0 ? fmt::format(", {:.2f} epochs", epochs) : ""));
+  console.info(fmt::format("memory      about {} for training", format_bytes(estimated_bytes())));
+  console.info(fmt::format("output      {}", config.out_dir));
+}
+
+}  // namespace weft::apps
