@@ -13,17 +13,20 @@ namespace {
 
 /// 341114880 -> "341,114,880".
 std::string with_commas(int64_t count) {
-  std::string digits = std::to_string(count);
-  for (auto place = static_cast<int64_t>(digits.size()) - 3; place > 0; place -= 3)
-    digits.insert(static_cast<size_t>(place), ",");
-  return digits;
+  const std::string digits = std::to_string(count);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
+  }
+  return text;
 }
 
 std::string describe_layers(const ModelSummary& model) {
   std::string text;
   for (const LayerGroup& group : model.layers) {
     text += fmt::format("{}{} {} of {}", text.empty() ? "" : ", ", group.layers, group.mechanism,
-                        format_count(static_cast<double>(group.parameters)));
+                        with_commas(group.parameters));
   }
   return text;
 }
@@ -92,8 +95,8 @@ void RunPlan::describe(Console& console) const {
   console.info(fmt::format("data        {}", data.description));
   console.info(
       fmt::format("model       {} parameters: {}", with_commas(model.num_parameters()), parts));
-  console.info(fmt::format("attention   {}: {} parameters; width {}, {}", config.model.schedule(),
-                           describe_layers(model), model.config.d_model,
+  console.info(fmt::format("attention   {}: {} parameters each; width {}, {}",
+                           config.model.schedule(), describe_layers(model), model.config.d_model,
                            to_string(model.config.compute_dtype)));
   console.info(fmt::format(
       "cache       {:.1f} bytes per token and layer, {:.1f} per token in all, over {} tokens",
