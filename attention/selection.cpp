@@ -1,13 +1,15 @@
 #include "weft/attention/selection.h"
 
+#include <limits>
 #include <utility>
 
 #include "weft/tensor/check.h"
 
-namespace weft::attention {
-namespace {
+#include "selection_builder.h"
 
-void check_shape(const SelectionShape& shape) {
+namespace weft::attention {
+
+void check_selection_shape(const SelectionShape& shape) {
   WEFT_CHECK(
       shape.batch >= 0 && shape.groups >= 1 && shape.queries >= 0 && shape.keys >= 0, ShapeError,
       "selection: needs batch, queries and keys of at least 0 and groups of at least 1, got {}, "
@@ -18,16 +20,17 @@ void check_shape(const SelectionShape& shape) {
   WEFT_CHECK(shape.query_tile >= 1 && shape.key_block >= 1, ConfigError,
              "selection: query_tile and key_block must be at least 1, got {} and {}",
              shape.query_tile, shape.key_block);
+  WEFT_CHECK(shape.blocks() <= std::numeric_limits<int32_t>::max(), ShapeError,
+             "selection: takes up to {} blocks, got {}", std::numeric_limits<int32_t>::max(),
+             shape.blocks());
 }
-
-}  // namespace
 
 int64_t SelectionShape::tiles() const {
   return queries == 0 ? 0 : tile_of(queries - 1) + 1;
 }
 
 int64_t SelectionShape::blocks() const {
-  return (keys + key_block - 1) / key_block;
+  return keys == 0 ? 0 : (keys - 1) / key_block + 1;
 }
 
 int64_t SelectionShape::first_query(int64_t tile) const {
@@ -37,7 +40,7 @@ int64_t SelectionShape::first_query(int64_t tile) const {
 
 Selection::Selection(const SelectionShape& shape, Tensor offsets, Tensor blocks)
     : shape_(shape), offsets_(std::move(offsets)), blocks_(std::move(blocks)) {
-  check_shape(shape_);
+  check_selection_shape(shape_);
   WEFT_CHECK(offsets_.defined() && offsets_.shape() == Shape({shape_.lists() + 1}), ShapeError,
              "selection: offsets must be [{}], got {}", shape_.lists() + 1, offsets_);
   WEFT_CHECK(blocks_.defined() && blocks_.rank() == 1, ShapeError,
@@ -73,7 +76,7 @@ Selection::Selection(const SelectionShape& shape, Tensor offsets, Tensor blocks)
 
 Selection Selection::from_lists(const SelectionShape& shape,
                                 const std::vector<std::vector<int32_t>>& lists) {
-  check_shape(shape);
+  check_selection_shape(shape);
   std::vector<int64_t> offsets = {0};
   std::vector<int32_t> blocks;
   for (const std::vector<int32_t>& list : lists) {

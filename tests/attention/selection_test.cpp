@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "weft/attention/selection_operations.h"
 #include "weft/tensor/parallel.h"
 
 #include "attention_test_data.h"
@@ -16,9 +15,7 @@ using testing::Draw;
 using testing::Lists;
 using testing::lists_of;
 using testing::message_of;
-using testing::random_selection;
 using testing::random_shape;
-using testing::same_bits;
 
 const SelectionShape kSmall{.groups = 1, .queries = 3, .keys = 20, .key_block = 4};
 
@@ -157,69 +154,6 @@ TEST(Selection, RefusesToShowListsThatDoNotExist) {
   EXPECT_THROW(selection.list(0, 1, 0), IndexError);
   EXPECT_THROW(selection.list(1, 0, 0), IndexError);
   EXPECT_THROW(selection.list(0, 0, -1), IndexError);
-}
-
-TEST(TransposedSelection, ListsTheReadersOfABlock) {
-  const SelectionShape shape{.groups = 2, .queries = 3, .keys = 9, .key_block = 4};
-  const Selection selection = Selection::from_lists(shape, {{0, 2}, {0}, {0, 1}, {1}, {}, {1, 2}});
-  const TransposedSelection readers = transposed(selection);
-  const auto list = [&](int64_t group, int64_t block) {
-    const auto tiles = readers.list(0, group, block);
-    return std::vector<int32_t>(tiles.begin(), tiles.end());
-  };
-  EXPECT_EQ(list(0, 0), (std::vector<int32_t>{0, 1, 2}));
-  EXPECT_EQ(list(0, 1), (std::vector<int32_t>{2}));
-  EXPECT_EQ(list(0, 2), (std::vector<int32_t>{0}));
-  EXPECT_EQ(list(1, 0), (std::vector<int32_t>{}));
-  EXPECT_EQ(list(1, 1), (std::vector<int32_t>{0, 2}));
-  EXPECT_EQ(list(1, 2), (std::vector<int32_t>{2}));
-  EXPECT_EQ(readers.shape(), shape);
-  EXPECT_THROW(readers.list(0, 0, 3), IndexError);
-  EXPECT_THROW(readers.list(0, 2, 0), IndexError);
-  EXPECT_THROW(readers.list(-1, 0, 0), IndexError);
-}
-
-TEST(TransposedSelection, HoldsTheSamePairsInAscendingOrder) {
-  Draw draw(5);
-  for (int i = 0; i < 200; ++i) {
-    const SelectionShape shape = random_shape(draw);
-    const Selection selection = random_selection(shape, draw);
-    const TransposedSelection readers = transposed(selection);
-    int64_t found = 0;
-    for (int64_t b = 0; b < shape.batch; ++b) {
-      for (int64_t g = 0; g < shape.groups; ++g) {
-        for (int32_t block = 0; block < shape.blocks(); ++block) {
-          int32_t before = -1;
-          for (const int32_t tile : readers.list(b, g, block)) {
-            ASSERT_GT(tile, before) << describe(shape);
-            before = tile;
-            const auto list = selection.list(b, g, tile);
-            ASSERT_TRUE(std::binary_search(list.begin(), list.end(), block)) << describe(shape);
-            ++found;
-          }
-        }
-      }
-    }
-    ASSERT_EQ(found, selection.total()) << describe(shape);
-    const Selection back = transposed(readers);
-    ASSERT_EQ(back.shape(), shape);
-    ASSERT_EQ(lists_of(back), lists_of(selection)) << describe(shape);
-  }
-}
-
-TEST(TransposedSelection, DoesNotDependOnTheNumberOfThreads) {
-  Draw draw(6);
-  const int threads = num_threads();
-  const Selection selection = random_selection(
-      {.batch = 3, .groups = 5, .queries = 300, .keys = 900, .query_tile = 2, .key_block = 8},
-      draw);
-  set_num_threads(1);
-  const TransposedSelection one = transposed(selection);
-  set_num_threads(4);
-  const TransposedSelection four = transposed(selection);
-  set_num_threads(threads);
-  EXPECT_TRUE(same_bits(one.offsets(), four.offsets()));
-  EXPECT_TRUE(same_bits(one.tiles(), four.tiles()));
 }
 
 }  // namespace

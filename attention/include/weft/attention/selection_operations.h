@@ -34,4 +34,38 @@ class TransposedSelection {
 TransposedSelection transposed(const Selection& selection);
 Selection transposed(const TransposedSelection& readers);
 
+// Set operations, list by list; two selections must have one shape. On the CPU only. Throw
+// ShapeError, ConfigError, DeviceError.
+
+/// Blocks of either, of both, of the first alone.
+Selection unite(const Selection& a, const Selection& b);
+Selection intersect(const Selection& a, const Selection& b);
+Selection subtract(const Selection& a, const Selection& b);
+/// Without the blocks that start after the last query of their tile, which no query of it sees.
+Selection clip_to_causal(const Selection& selection);
+/// With the `initial` first blocks of the sequence and, for every query, the `local` last blocks up
+/// to its own; blocks that start after the tile's last query are not added.
+Selection with_forced(const Selection& selection, int64_t initial, int64_t local);
+
+// Measures. On the CPU only.
+
+/// i64 [batch, groups, tiles]: the lengths of the lists.
+Tensor count(const Selection& selection);
+
+/// The share of the causally eligible blocks, those that start at or before the last query of their
+/// tile, that is listed; 0 where there are none.
+double density(const Selection& selection);
+
+/// Pairs of a query and a key that it sees, s <= position + t, of all lists together: what a causal
+/// kernel computes for each head of a group.
+int64_t visible_pairs(const Selection& selection);
+
+struct SelectionOverlap {
+  Tensor jaccard;   ///< f64 [batch, groups, tiles]: blocks of both over blocks of either
+  double mean = 1;  ///< over all lists
+};
+
+/// How alike two selections of one shape are. Two empty lists are equal: 1.
+SelectionOverlap overlap(const Selection& a, const Selection& b);
+
 }  // namespace weft::attention
