@@ -1,6 +1,7 @@
 #include "weft/attention/selection_operations.h"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 #include <limits>
 
@@ -350,6 +351,31 @@ TEST(SelectionPatterns, FollowARule) {
   const Lists once = expected;
   expected.insert(expected.end(), once.begin(), once.end());
   EXPECT_EQ(lists_of(selection), expected);
+}
+
+TEST(SelectionPatterns, DistancesOfPowersOfTwoReachEveryBlock) {
+  // Block i reads i - 2^k and itself: through m layers, all blocks whose distance has at most m
+  // bits set (arXiv 2503.03588).
+  const SelectionShape shape{.queries = 600, .keys = 600, .query_tile = 6, .key_block = 6};
+  const Selection lists =
+      pattern_selection(shape, [](int64_t /*group*/, int64_t own, int64_t block) {
+        return block == own || std::has_single_bit(static_cast<uint64_t>(own - block));
+      });
+  std::vector<std::vector<bool>> reached(100, std::vector<bool>(100));
+  for (size_t i = 0; i < 100; ++i) reached[i][i] = true;
+  for (int layers = 1; layers <= 7; ++layers) {
+    auto next = reached;
+    for (size_t i = 0; i < 100; ++i) {
+      for (const int32_t via : lists.list(0, 0, static_cast<int64_t>(i))) {
+        for (size_t j = 0; j < 100; ++j) next[i][j] = next[i][j] || reached[via][j];
+      }
+    }
+    reached = std::move(next);
+    for (size_t i = 0; i < 100; ++i) {
+      for (size_t j = 0; j < 100; ++j)
+        ASSERT_EQ(reached[i][j], j <= i && std::popcount(i - j) <= layers) << i << " " << j;
+    }
+  }
 }
 
 TEST(SelectionPatterns, ForcedBlocksAreThoseOfBlockSelection) {
