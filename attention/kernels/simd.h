@@ -78,7 +78,7 @@ inline Vec<T> max(Vec<T> a, Vec<T> b) {
 /// 2^x within 2 units in the last place; 0 below -126.5 (-inf included); NaN stays NaN. x must not
 /// exceed 127.
 inline Vec<float> exp2(Vec<float> x) {
-  using Int = Vec<int32_t>;
+  using Bits = Vec<uint32_t>;            // unsigned: a NaN or too large an x may overflow
   constexpr float kRounder = 0x1.8p23f;  // x + kRounder holds round(x) in its low bits
   x = x < -127.0f ? broadcast(-127.0f) : x;
   const Vec<float> shifted = x + kRounder;
@@ -92,8 +92,8 @@ inline Vec<float> exp2(Vec<float> x) {
   p = p * f + 6.931472028550421e-1f;
   p = p * f + 1.0f;
   // n = -127 makes a zero, which flushes the product.
-  const Int n = std::bit_cast<Int>(shifted);
-  const Vec<float> power = std::bit_cast<Vec<float>>((n << 23) + (127 << 23));
+  const Bits n = std::bit_cast<Bits>(shifted);
+  const Vec<float> power = std::bit_cast<Vec<float>>((n << 23) + (127u << 23));
   return p * power;
 }
 
