@@ -23,14 +23,11 @@ LatentAttention::LatentAttention(const LatentOptions& options, Generator& genera
 Variable LatentAttention::attend(bool absorbed, const Variable& q, const Variable& latents,
                                  const Variable& rope_keys,
                                  const FlashAttentionOptions& visible) const {
+  if (absorbed) return values_of(attend_latents(absorb(q), latents, rope_keys, visible).o);
   FlashAttentionOptions attention = visible;
   attention.scale = scale();
-  if (!absorbed) {
-    const KeysValues heads = expand(latents, rope_keys);
-    return flash_attention(q, heads.k, heads.v, attention);
-  }
-  const KeysValues groups = join(latents, rope_keys);
-  return values_of(flash_attention(absorb(q), groups.k, groups.v, attention));
+  const KeysValues heads = expand(latents, rope_keys);
+  return flash_attention(q, heads.k, heads.v, attention);
 }
 
 Variable LatentAttention::forward(const Variable& x, const nn::MixerContext& context) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "weft/attention/head_linear.h"
+#include "weft/attention/kernels/latent_attention.h"
 #include "weft/autograd/functions/join.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/rms_norm.h"
@@ -174,13 +175,55 @@ LatentMixer::KeysValues LatentMixer::join(const Variable& latents,
   return {autograd::cat({latents, shared}, 3), latents};
 }
 
-Variable LatentMixer::absorb(const Variable& q) const {
+LatentMixer::AbsorbedQueries LatentMixer::absorb(const Variable& q) const {
   const LatentOptions& o = options_;
   const HeadRows keys{o.n_heads, 0, o.head_dim};
-  if (o.rope_dim == 0) return head_linear(q, kv_b_proj_->weight, keys, /*transposed=*/true);
+  if (o.rope_dim == 0)
+    return {head_linear(q, kv_b_proj_->weight, keys, /*transposed=*/true), Variable()};
   const std::vector<Variable> parts = autograd::split(q, std::array{o.head_dim, o.rope_dim}, 3);
-  return autograd::cat(
-      {head_linear(parts[0], kv_b_proj_->weight, keys, /*transposed=*/true), parts[1]}, 3);
+  return {head_linear(parts[0], kv_b_proj_->weight, keys, /*transposed=*/true), parts[1]};
+}
+
+Variable LatentMixer::AbsorbedQueries::joined() const {
+  return rope.defined() ? autograd::cat({latent, rope}, 3) : latent;
+}
+
+namespace {
+
+/// The rotary part of keys or queries, of width 0 where there is none.
+Tensor rope_part(const Variable& rope, const Tensor& like, int64_t heads) {
+  if (rope.defined()) return rope.data();
+  return empty({like.size(0), like.size(1), heads, 0}, like.dtype(), like.device());
+}
+
+}  // namespace
+
+AttentionWithLse LatentMixer::attend_latents(const AbsorbedQueries& q, const Variable& latents,
+                                             const Variable& rope_keys,
+                                             FlashAttentionOptions visible) const {
+  visible.scale = scale();
+  if (autograd::grad_enabled()) {
+    const KeysValues keys = join(latents, rope_keys);
+    return flash_attention_with_lse(q.joined(), keys.k, keys.v, visible);
+  }
+  const FlashAttentionOutput out = latent_attention_forward(
+      q.latent.data(), rope_part(q.rope, q.latent.data(), q.latent.size(2)), latents.data(),
+      rope_part(rope_keys, latents.data(), 1), visible);
+  return {Variable(out.o), out.lse};
+}
+
+Variable LatentMixer::attend_selected_latents(const AbsorbedQueries& q, const Variable& latents,
+                                              const Variable& rope_keys,
+                                              const Selection& selection) const {
+  const SelectedAttentionOptions options{.scale = scale()};
+  if (autograd::grad_enabled()) {
+    const KeysValues keys = join(latents, rope_keys);
+    return selected_attention(q.joined(), keys.k, keys.v, selection, options);
+  }
+  return Variable(selected_latent_attention_forward(
+                      q.latent.data(), rope_part(q.rope, q.latent.data(), q.latent.size(2)),
+                      latents.data(), rope_part(rope_keys, latents.data(), 1), selection, options)
+                      .o);
 }
 
 Variable LatentMixer::values_of(const Variable& weighted) const {

@@ -13,11 +13,6 @@ std::vector<OptionInfo> latent_options();
 /// What those and the model's shape say.
 LatentOptions latent_options_from(const MixerShape& shape, const OptionValues& options);
 
-/// The paper of alternating sparse attention.
-inline constexpr const char* kAsaPaper =
-    "Hu et al., Optimizing Native Sparse Attention with Latent Attention and Local Global "
-    "Alternating Strategies, 2025 (arXiv 2511.00819)";
-
 OptionInfo groups_option();
 OptionInfo form_option();
 LatentForm parse_form(const std::string& text);

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 
+#include "weft/attention/asa_global.h"
 #include "weft/attention/full.h"
 #include "weft/attention/latent_attention.h"
 #include "weft/attention/nsa.h"
@@ -57,6 +58,14 @@ std::pair<std::string_view, int64_t> parse_entry(std::string_view schedule,
   return {name, count};
 }
 
+std::vector<std::string> parse_pattern(std::string_view schedule);
+
+/// The mechanisms that a name stands for, one for each layer of its schedule.
+std::vector<std::string> layers_of(const MechanismInfo& mechanism) {
+  if (mechanism.schedule.empty()) return {mechanism.name};
+  return parse_pattern(mechanism.schedule);
+}
+
 std::vector<std::string> parse_pattern(std::string_view schedule) {
   std::vector<std::string> pattern;
   if (is_letters(schedule)) {
@@ -79,7 +88,8 @@ std::vector<std::string> parse_pattern(std::string_view schedule) {
     WEFT_CHECK(!name.empty(), ConfigError,
                "attention schedule \"{}\": empty name; write it as in \"full*2\" or \"full,swa*3\"",
                schedule);
-    pattern.insert(pattern.end(), static_cast<size_t>(count), find_mechanism(name).name);
+    const std::vector<std::string> meant = layers_of(find_mechanism(name));
+    for (int64_t i = 0; i < count; ++i) pattern.insert(pattern.end(), meant.begin(), meant.end());
     if (comma == std::string_view::npos) return pattern;
     rest.remove_prefix(comma + 1);
   }
@@ -95,11 +105,19 @@ void apply_option(std::string_view option, ValuesByMechanism& values) {
   const std::string_view value = trim(option.substr(equals + 1));
   if (const size_t dot = key.find('.'); dot != std::string_view::npos) {
     const std::string_view owner = key.substr(0, dot);
-    find_mechanism(owner);  // for its error
-    const auto found = values.find(owner);
-    WEFT_CHECK(found != values.end(), ConfigError,
-               "attention option \"{}\": no layer of this model uses {}", option, owner);
-    found->second.set(key.substr(dot + 1), value);
+    const MechanismInfo& mechanism = find_mechanism(owner);
+    const std::string_view name = key.substr(dot + 1);
+    bool used = false;
+    for (const std::string& layer : layers_of(mechanism)) {
+      const auto found = values.find(layer);
+      if (found == values.end()) continue;
+      used = true;
+      if (mechanism.schedule.empty() || found->second.knows(name)) found->second.set(name, value);
+    }
+    WEFT_CHECK(used, ConfigError, "attention option \"{}\": no layer of this model uses {}", option,
+               owner);
+    // Of a name that stands for several some may lack the option, but not all.
+    OptionValues(mechanism.name, mechanism.options).set(name, value);
     return;
   }
   bool known = false;
@@ -125,8 +143,8 @@ void apply_option(std::string_view option, ValuesByMechanism& values) {
 
 const std::vector<MechanismInfo>& mechanisms() {
   static const std::vector<MechanismInfo> list = {
-      full_mechanism(), swa_mechanism(),       mla_mechanism(),
-      gla_mechanism(),  asa_local_mechanism(), nsa_mechanism(),
+      full_mechanism(), swa_mechanism(), mla_mechanism(),       gla_mechanism(),
+      nsa_mechanism(),  asa_mechanism(), asa_local_mechanism(), asa_global_mechanism(),
   };
   return list;
 }

@@ -63,11 +63,11 @@ Matrix transposed_times(const Matrix& a, const Matrix& b) {
 }
 
 Matrix rotate(const Matrix& x, int64_t length, int64_t dim, double theta, int64_t position,
-              bool inverse) {
+              bool inverse, int64_t step) {
   Matrix out = x;
   const int64_t half = dim / 2;
   for (int64_t row = 0; row < x.rows; ++row) {
-    const auto p = static_cast<double>(position + row % length);
+    const auto p = static_cast<double>(position + step * (row % length));
     for (int64_t head = 0; head < x.columns; head += dim) {
       for (int64_t i = 0; i < half; ++i) {
         const double angle =

@@ -36,10 +36,10 @@ Matrix times(const Matrix& a, const Matrix& b);
 /// a^T b: the gradient of the weight, given those of the output (a) and the input (b).
 Matrix transposed_times(const Matrix& a, const Matrix& b);
 
-/// Rows b * length + t of heads side by side, each of `dim` channels, turned by position + t
-/// (-position - t where `inverse`).
+/// Rows b * length + t of heads side by side, each of `dim` channels, turned by position +
+/// step t (back, where `inverse`).
 Matrix rotate(const Matrix& x, int64_t length, int64_t dim, double theta, int64_t position,
-              bool inverse = false);
+              bool inverse = false, int64_t step = 1);
 
 /// y = x / sqrt(mean(x^2) + eps) * gain by rows, and its gradients.
 Matrix rms_norm(const Matrix& x, const Matrix& gain, double eps);

@@ -61,7 +61,9 @@ Tensor forward(nn::SequenceMixer& mixer, const Tensor& x) {
 /// Every mechanism as it comes, and with options that short sequences make a difference to.
 std::vector<Case> all_cases() {
   std::vector<Case> cases;
-  for (const MechanismInfo& mechanism : mechanisms()) cases.push_back({mechanism.name});
+  for (const MechanismInfo& mechanism : mechanisms()) {
+    if (mechanism.schedule.empty()) cases.push_back({mechanism.name});
+  }
   cases.push_back({"swa", {"window=2"}});
   cases.push_back({"swa", {"window=7"}});
   cases.push_back({"mla", {"form=absorbed"}});
@@ -70,6 +72,17 @@ std::vector<Case> all_cases() {
   cases.push_back({"gla", {"groups=4", "value-dim=3"}});
   cases.push_back({"asa-local", {"window=7"}});
   cases.push_back({"asa-local", {"window=2", "form=absorbed"}});
+  const std::vector<std::string> blocks = {"block=4", "stride=2", "select-block=8", "local=1"};
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"select-count=3"},
+                                             {"select-count=3", "form=absorbed"},
+                                             {"select-count=3", "query-run=1"},
+                                             {"select-count=3", "branches=slc"},
+                                             {"select-count=3", "groups=4"},
+                                             {"select-count=5", "compressor=weighted"}}) {
+    cases.push_back({"asa-global", blocks});
+    cases.back().options.insert(cases.back().options.end(), more.begin(), more.end());
+  }
   return cases;
 }
 

@@ -76,8 +76,19 @@ class LatentMixer : public nn::SequenceMixer {
   KeysValues expand(const Variable& latents, const Variable& rope_keys) const;
   /// [B, S, G, Dc + Dr] and [B, S, G, Dc].
   KeysValues join(const Variable& latents, const Variable& rope_keys) const;
-  /// Queries for joined keys, [B, T, H, Dc + Dr].
-  Variable absorb(const Variable& q) const;
+  /// Queries that read latents as keys.
+  struct AbsorbedQueries {
+    Variable latent;  ///< [B, T, H, Dc]
+    Variable rope;    ///< [B, T, H, Dr], undefined where Dr = 0
+    Variable joined() const;
+  };
+  AbsorbedQueries absorb(const Variable& q) const;
+  /// Attention to latents [B, S, G, Dc] and turned rotary keys [B, S, 1, Dr]: [B, T, H, Dc].
+  /// Copies no keys while nothing is recorded.
+  AttentionWithLse attend_latents(const AbsorbedQueries& q, const Variable& latents,
+                                  const Variable& rope_keys, FlashAttentionOptions visible) const;
+  Variable attend_selected_latents(const AbsorbedQueries& q, const Variable& latents,
+                                   const Variable& rope_keys, const Selection& selection) const;
   /// Values of heads from weighted latents, [B, T, H, Dc] -> [B, T, H, Dv].
   Variable values_of(const Variable& weighted) const;
   /// [B, T, H, Dv] -> [B, T, E].

@@ -103,6 +103,9 @@ struct MechanismInfo {
       make;
   /// Letter that stands for the mechanism in schedules such as "LG"; 0 where there is none.
   char letter = 0;
+  /// For a name that stands for several mechanisms by layer: their letters. make() then makes that
+  /// of layer `layer`.
+  std::string schedule{};
 };
 
 }  // namespace weft::attention

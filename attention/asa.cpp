@@ -1,0 +1,138 @@
+#include <algorithm>
+
+#include "weft/attention/asa_global.h"
+#include "weft/attention/latent_attention.h"
+
+#include "latent_options.h"
+
+namespace weft::attention {
+namespace {
+
+constexpr const char* kPaper =
+    "Hu et al., Optimizing Native Sparse Attention with Latent Attention and Local Global "
+    "Alternating Strategies, Findings of ACL 2026 (arXiv 2511.00819)";
+
+OptionInfo integer(const char* name, const char* value, const char* help, double min) {
+  return {.name = name,
+          .kind = OptionKind::integer,
+          .default_value = value,
+          .help = help,
+          .min = min,
+          .max = 1 << 30};
+}
+
+const std::vector<std::string>& branch_choices() {
+  static const std::vector<std::string> names = {"cmp+slc", "cmp", "slc"};
+  return names;
+}
+
+AsaGlobalOptions global_options_from(const MixerShape& shape, const OptionValues& values) {
+  AsaGlobalOptions options{.latent = latent_options_from(shape, values),
+                           .block = values.integer("block"),
+                           .stride = values.integer("stride"),
+                           .select_block = values.integer("select-block"),
+                           .select_count = values.integer("select-count"),
+                           .initial = values.integer("initial"),
+                           .local = values.integer("local"),
+                           .query_run = values.integer("query-run"),
+                           .compressor = parse_compressor_kind(values.text("compressor"))};
+  options.latent.groups = values.integer("groups");
+  options.latent.form = parse_form(values.text("form"));
+  const std::string& branches = values.text("branches");
+  options.branches = branches == "cmp"   ? AsaBranches::compressed
+                     : branches == "slc" ? AsaBranches::selected
+                                         : AsaBranches::both;
+  return options;
+}
+
+}  // namespace
+
+MechanismInfo asa_local_mechanism() {
+  std::vector<OptionInfo> options = latent_options();
+  options.insert(options.begin(),
+                 integer("window", "512", "tokens that a token sees, itself included", 1));
+  options.push_back(form_option());
+  return {
+      .name = "asa-local",
+      .summary = "local layer of alternating sparse attention: latent attention over a window",
+      .paper = kPaper,
+      .options = std::move(options),
+      .make = [](const MixerShape& shape, const OptionValues& values, int /*layer*/,
+                 Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
+        LatentOptions latent = latent_options_from(shape, values);
+        latent.window = values.integer("window");
+        latent.form = parse_form(values.text("form"));
+        return std::make_unique<LatentAttention>(latent, generator);
+      },
+      .letter = 'L',
+  };
+}
+
+MechanismInfo asa_global_mechanism() {
+  std::vector<OptionInfo> options = {
+      integer("block", "16", "tokens of a compressed block", 1),
+      integer("stride", "16",
+              "tokens from one compressed block to the next; divides block and select-block", 1),
+      integer("select-block", "16", "tokens of a selected block; at least block", 1),
+      integer("select-count", "16", "selected blocks of a token, initial and local included", 1),
+      integer("initial", "1", "first blocks of the sequence, always selected", 0),
+      integer("local", "2", "own block and those before it, always selected", 1),
+      {.name = "query-run",
+       .kind = OptionKind::integer,
+       .default_value = "4",
+       .help = "tokens in a row that read the blocks of the first; divides select-block",
+       .min = 1,
+       .max = 64},
+      {.name = "compressor",
+       .kind = OptionKind::choice,
+       .default_value = "mean",
+       .help = "how the latents of a block become one",
+       .choices = compressor_kinds()},
+      {.name = "branches",
+       .kind = OptionKind::choice,
+       .default_value = "cmp+slc",
+       .help = "compressed, selected: those that make the output",
+       .choices = branch_choices()},
+      groups_option()};
+  for (OptionInfo& option : latent_options()) options.push_back(std::move(option));
+  options.push_back(form_option());
+  return {
+      .name = "asa-global",
+      .summary = "global layer of alternating sparse attention: compressed and selected blocks",
+      .paper = kPaper,
+      .options = std::move(options),
+      .make = [](const MixerShape& shape, const OptionValues& values, int /*layer*/,
+                 Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
+        return std::make_unique<AsaGlobal>(global_options_from(shape, values), generator);
+      },
+      .letter = 'G',
+  };
+}
+
+MechanismInfo asa_mechanism() {
+  const MechanismInfo local = asa_local_mechanism(), global = asa_global_mechanism();
+  std::vector<OptionInfo> options = local.options;
+  for (const OptionInfo& option : global.options) {
+    if (std::none_of(options.begin(), options.end(),
+                     [&](const OptionInfo& known) { return known.name == option.name; }))
+      options.push_back(option);
+  }
+  return {
+      .name = "asa",
+      .summary = "alternating sparse attention: local and global layers in turn",
+      .paper = kPaper,
+      .options = std::move(options),
+      .make =
+          [local, global](const MixerShape& shape, const OptionValues& values, int layer,
+                          Generator& generator) {
+            const MechanismInfo& one = layer % 2 == 0 ? local : global;
+            OptionValues own(one.name, one.options);
+            for (const OptionInfo& option : one.options)
+              own.set(option.name, values.text(option.name));
+            return one.make(shape, own, layer, generator);
+          },
+      .schedule = "LG",
+  };
+}
+
+}  // namespace weft::attention
