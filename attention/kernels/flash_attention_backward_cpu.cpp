@@ -4,16 +4,13 @@
 // each waiting for its turn, so that the result does not depend on timing. Tasks start in that same
 // order, so a waiting task always waits for a running one.
 #include <algorithm>
-#include <atomic>
-#include <memory>
-#include <thread>
-#include <vector>
 
 #include "weft/tensor/dispatch.h"
 #include "weft/tensor/parallel.h"
 
 #include "kernels/backward_tile.h"
 #include "kernels/flash_attention_kernels.h"
+#include "kernels/turnstile.h"
 
 namespace weft::attention {
 namespace {
@@ -32,22 +29,6 @@ int64_t choose_chunk(const FlashAttentionParams& p) {
   }
   return kTileKeys;
 }
-
-/// Lets the key chunks of one query tile add to dq one after the other.
-class Turnstile {
- public:
-  explicit Turnstile(int64_t tiles) : next_(new std::atomic<int64_t>[static_cast<size_t>(tiles)]) {}
-  void open(int64_t tile, int64_t chunk) { next_[tile].store(chunk, std::memory_order_relaxed); }
-  void wait(int64_t tile, int64_t chunk) const {
-    while (next_[tile].load(std::memory_order_acquire) != chunk) std::this_thread::yield();
-  }
-  void pass(int64_t tile, int64_t chunk) {
-    next_[tile].store(chunk + 1, std::memory_order_release);
-  }
-
- private:
-  std::unique_ptr<std::atomic<int64_t>[]> next_;
-};
 
 template <class T>
 class Backward {
@@ -233,7 +214,7 @@ class Backward {
           const int64_t turn = (b * p_.heads + h) * tiles_ + tile;
           turns_.wait(turn, chunk);
           add_dq(b, t0, rows, h, dq, chunk == chunks.first);
-          turns_.pass(turn, chunk);
+          turns_.pass(turn, chunk + 1);
         }
       }
     }

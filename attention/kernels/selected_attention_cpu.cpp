@@ -1,5 +1,6 @@
-// Forward of attention over listed key blocks on the CPU. A task is one tile of queries and one key
-// head.
+// Forward of attention over listed key blocks on the CPU. Keys are packed once per call, a vector
+// of neighbouring keys dim by dim, so that the few rows of a tile meet many keys at a time wherever
+// the lists point to. A task is a run of tiles of one key head.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -9,65 +10,187 @@
 #include "weft/tensor/parallel.h"
 
 #include "kernels/selected_attention_kernels.h"
+#include "kernels/selected_tile.h"
 
 namespace weft::attention {
 namespace {
 
 template <class T>
-void forward(const SelectedAttentionParams& p) {
+class SelectedForward {
   using A = accumulator_t<T>;
-  const SelectionShape& shape = p.selection.shape;
-  const int64_t tiles = shape.tiles(), group = p.heads / p.kv_heads;
-  const int64_t heads_per_list = p.heads / shape.groups;
-  const auto at = [](const HeadsView& view, int64_t b, int64_t row, int64_t head) {
-    return static_cast<T*>(view.data) + b * view.batch_stride + row * view.row_stride +
-           head * view.head_stride;
-  };
-  parallel_for(0, p.batch * p.heads * tiles, 1, [&](int64_t begin, int64_t end) {
-    std::vector<A> scores, sum(static_cast<size_t>(p.value_dim));
-    std::vector<int64_t> seen;
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t tile = task % tiles, h = task / tiles % p.heads, b = task / tiles / p.heads;
-      const auto list = p.selection.list(b, h / heads_per_list, tile);
-      for (int64_t t = shape.first_query(tile); t < shape.last_query(tile); ++t) {
-        seen.clear();
-        scores.clear();
-        const T* const q = at(p.q, b, t, h);
-        for (const int32_t* block = list.first; block < list.last; ++block) {
-          const int64_t last =
-              std::min({(*block + 1) * shape.key_block, p.keys, p.position + t + 1});
-          for (int64_t s = *block * shape.key_block; s < last; ++s) {
-            const T* const k = at(p.k, b, s, h / group);
-            A score = 0;
-            for (int64_t d = 0; d < p.dim; ++d)
-              score += static_cast<A>(q[d]) * static_cast<A>(k[d]);
-            seen.push_back(s);
-            scores.push_back(score * static_cast<A>(p.scale));
-          }
-        }
-        const A largest = seen.empty() ? A(0) : *std::max_element(scores.begin(), scores.end());
-        A normaliser = 0;
-        std::fill(sum.begin(), sum.end(), A(0));
-        for (size_t j = 0; j < seen.size(); ++j) {
-          const A weight = std::exp(scores[j] - largest);
-          const T* const v = at(p.v, b, seen[j], h / group);
-          normaliser += weight;
-          for (int64_t e = 0; e < p.value_dim; ++e) sum[e] += weight * static_cast<A>(v[e]);
-        }
-        T* const o = at(p.o, b, t, h);
-        for (int64_t e = 0; e < p.value_dim; ++e)
-          o[e] = static_cast<T>(seen.empty() ? A(0) : sum[e] / normaliser);
-        static_cast<A*>(p.lse)[(b * p.heads + h) * p.queries + t] =
-            seen.empty() ? std::numeric_limits<A>::infinity() : largest + std::log(normaliser);
+  using V = simd::Vec<A>;
+  static constexpr int64_t kLanes = simd::kLanes<A>;
+  static constexpr A kHidden = -std::numeric_limits<A>::infinity();
+  /// Rows of a tile that absorb a chunk of keys together.
+  static constexpr int64_t kRows = 32;
+
+ public:
+  explicit SelectedForward(const SelectedAttentionParams& params)
+      : p_(params),
+        shape_(params.selection.shape),
+        vectors_(shape_),
+        packed_vectors_(shape_.blocks() * vectors_.per_block),
+        value_width_(padded<A>(params.value_dim)),
+        chunk_(shape_.query_tile * (params.heads / params.kv_heads) <= kLaneRows ? 512 / kLanes
+                                                                                 : 128 / kLanes) {}
+
+  void run() {
+    const int64_t pairs = p_.batch * p_.kv_heads;
+    pack(pairs);
+    const int64_t tiles = shape_.tiles();
+    ThreadScratch<A> scratch(num_threads(),
+                             kRows * (padded<A>(p_.dim) + chunk_ * kLanes + value_width_ + 3));
+    parallel_for_dynamic(0, pairs * tiles, 16, [&](int64_t begin, int64_t end, int thread) {
+      std::vector<KeyVector<A>> keys;
+      for (int64_t task = begin; task < end; ++task)
+        run_tile(task / tiles / p_.kv_heads, task / tiles % p_.kv_heads, task % tiles, keys,
+                 scratch.of(thread));
+    });
+  }
+
+ private:
+  /// K as [pair][vector][dim][kLanes], V as [pair][vector][kLanes][value width].
+  void pack(int64_t pairs) {
+    k_ = empty({pairs, packed_vectors_, p_.dim, kLanes}, dtype_of<A>);
+    v_ = empty({pairs, packed_vectors_, kLanes, value_width_}, dtype_of<A>);
+    A *const k = k_.data<A>(), *const v = v_.data<A>();
+    parallel_for(0, pairs * packed_vectors_, 64, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t pair = i / packed_vectors_, vector = i % packed_vectors_;
+        const int64_t b = pair / p_.kv_heads, head = pair % p_.kv_heads;
+        const int64_t block = vector / vectors_.per_block, part = vector % vectors_.per_block;
+        const int64_t first = vectors_.first_key(block, part), n = vectors_.keys(block, part);
+        if (n == 0) continue;  // never read
+        pack_transposed([&](int64_t j) { return row_at<const T>(p_.k, b, first + j, head); }, n,
+                        p_.dim, k + i * p_.dim * kLanes, kLanes);
+        pack_rows(row_at<const T>(p_.v, b, first, head), p_.v.row_stride, n, p_.value_dim,
+                  v + i * kLanes * value_width_, value_width_);
+      }
+    });
+  }
+
+  /// The vectors of keys that some row of the tile sees, and the first of them that not all rows
+  /// see to its end.
+  void list_keys(const SelectedRows& rows, int64_t tile, std::vector<KeyVector<A>>& keys) const {
+    keys.clear();
+    const int64_t heads_per_list = p_.kv_heads / shape_.groups;
+    const auto list = p_.selection.list(rows.batch, rows.kv_head / heads_per_list, tile);
+    const int64_t pair = rows.batch * p_.kv_heads + rows.kv_head;
+    const A* const k = k_.data<A>() + pair * packed_vectors_ * p_.dim * kLanes;
+    const A* const v = v_.data<A>() + pair * packed_vectors_ * kLanes * value_width_;
+    const int64_t end = p_.position + rows.last_query;  // of the keys that the last row sees
+    for (const int32_t* block = list.first; block < list.last; ++block) {
+      for (int64_t part = 0; part < vectors_.per_block; ++part) {
+        const int64_t first = vectors_.first_key(*block, part);
+        const int64_t seen = std::min(vectors_.keys(*block, part), end - first);
+        if (seen <= 0) break;
+        const int64_t index = *block * vectors_.per_block + part;
+        keys.push_back({.k_columns = k + index * p_.dim * kLanes,
+                        .v_columns = nullptr,
+                        .rows = v + index * kLanes * value_width_,
+                        .first_key = first,
+                        .count = seen,
+                        .index = index});
       }
     }
-  });
-}
+  }
+
+  void run_tile(int64_t b, int64_t kv_head, int64_t tile, std::vector<KeyVector<A>>& keys,
+                A* scratch) const {
+    const SelectedRows rows(p_, shape_, b, kv_head, tile);
+    list_keys(rows, tile, keys);
+    for (int64_t row = 0; row < rows.count(); row += kRows)
+      run_rows(rows, row, std::min(kRows, rows.count() - row), keys, scratch);
+  }
+
+  void run_rows(const SelectedRows& tile, int64_t row0, int64_t rows,
+                const std::vector<KeyVector<A>>& keys, A* scratch) const {
+    const int64_t ld = chunk_ * kLanes;
+    A* const scores = scratch;
+    A* const output = scores + kRows * ld;
+    A* const largest = output + kRows * value_width_;
+    A* const sum = largest + kRows;
+    A* const factor = sum + kRows;
+    const TileRows<A> q = gather_rows<A, T>(tile, p_.q, row0, rows, p_.dim, false, factor + kRows);
+    std::fill_n(largest, rows, kHidden);
+    std::fill_n(sum, rows, A(0));
+    const auto count = static_cast<int64_t>(keys.size());
+    for (int64_t first = 0; first < count; first += chunk_) {
+      const int64_t n = std::min(chunk_, count - first);
+      const KeyVector<A>* const chunk = keys.data() + first;
+      // A few vectors of keys stay in the first-level cache for all rows.
+      for (int64_t i = 0; i < n; i += detail::kLaneVectors) {
+        for (int64_t r = 0; r < rows; r += kLaneRows) {
+          score_keys(std::min(kLaneRows, rows - r), std::min<int64_t>(detail::kLaneVectors, n - i),
+                     p_.dim, q.data + r * q.stride, q.stride, chunk + i,
+                     scores + r * ld + i * kLanes, ld);
+        }
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t seen_by_first = p_.position + tile.query(row0) + 1 - chunk[i].first_key;
+        if (chunk[i].count == kLanes && seen_by_first >= kLanes) continue;
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t seen = p_.position + tile.query(row0 + r) + 1 - chunk[i].first_key;
+          hide_lanes(scores + r * ld + i * kLanes, std::min(seen, chunk[i].count), kHidden);
+        }
+      }
+      for (int64_t r = 0; r < rows; ++r) factor[r] = soften(scores + r * ld, n, largest[r], sum[r]);
+      for (int64_t r = 0; r < rows; r += kLaneRows) {
+        weigh_rows(std::min(kLaneRows, rows - r), n, chunk, value_width_, value_width_,
+                   scores + r * ld, ld, output + r * value_width_, value_width_,
+                   first == 0 ? nullptr : factor + r);
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      T* const o = row_at<T>(p_.o, tile.batch, tile.query(row0 + r), tile.head(row0 + r));
+      A* const lse = static_cast<A*>(p_.lse) + tile.statistics_at(p_, row0 + r);
+      if (sum[r] == 0) {
+        std::fill_n(o, p_.value_dim, T(A(0)));
+        *lse = std::numeric_limits<A>::infinity();
+      } else {
+        const A normaliser = 1 / sum[r];
+        for (int64_t e = 0; e < p_.value_dim; ++e)
+          o[e] = static_cast<T>(output[r * value_width_ + e] * normaliser);
+        *lse = largest[r] * static_cast<A>(p_.scale) + std::log(sum[r]);
+      }
+    }
+  }
+
+  /// Turns the scores of a row into exp(s - m), brings m and the row's sum up to date, and gives
+  /// what the sums so far are to be multiplied by.
+  A soften(A* scores, int64_t vectors, A& largest, A& sum) const {
+    V lanes = simd::broadcast(largest);
+    for (int64_t i = 0; i < vectors; ++i)
+      lanes = simd::max<A>(simd::load(scores + i * kLanes), lanes);
+    const A m = largest_lane<A>(lanes);
+    // A row that has seen no key yet must not compute inf - inf.
+    const A c = static_cast<A>(p_.scale * 1.4426950408889634074);
+    const A shift = m == kHidden ? A(0) : m * c;
+    const A factor = simd::exp2(simd::broadcast(largest * c - shift))[0];
+    V total{};
+    for (int64_t i = 0; i < vectors; ++i) {
+      const V p = simd::exp2(simd::load(scores + i * kLanes) * c - shift);
+      total += p;
+      simd::store(scores + i * kLanes, p);
+    }
+    sum = sum * factor + sum_of_lanes<A>(total);
+    largest = m;
+    return factor;
+  }
+
+  const SelectedAttentionParams& p_;
+  SelectionShape shape_;
+  BlockVectors<A> vectors_;
+  int64_t packed_vectors_, value_width_;
+  int64_t chunk_;  // vectors of keys whose scores are held at a time
+  Tensor k_, v_;
+};
 
 }  // namespace
 
 void selected_attention_forward_cpu(const SelectedAttentionParams& params, Stream /*stream*/) {
-  dispatch_floating(params.dtype, "selected_attention", [&]<class T>() { forward<T>(params); });
+  dispatch_floating(params.dtype, "selected_attention",
+                    [&]<class T>() { SelectedForward<T>(params).run(); });
 }
 
 }  // namespace weft::attention
