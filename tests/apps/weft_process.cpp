@@ -65,6 +65,8 @@ Process::Process(const Arguments& arguments, const ProcessOptions& options)
        {"LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"}) {
     if (const char* value = std::getenv(name)) environment[name] = value;
   }
+  // ThreadSanitizer writes a file there before main(), and goes without where it cannot.
+  if (options.most_file_bytes >= 0) environment["TEST_TMPDIR"] = "/nonexistent";
   for (const auto& [name, value] : options.environment) environment[name] = value;
   Arguments variables;
   for (const auto& [name, value] : environment) variables.push_back(name + "=" + value);
