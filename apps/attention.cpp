@@ -6,8 +6,10 @@
 #include <nlohmann/json.hpp>
 
 #include "weft/attention/registry.h"
+#include "weft/io/atomic_file.h"
 
 #include "commands.h"
+#include "common/attention_mask.h"
 #include "common/exit_code.h"
 #include "common/options.h"
 
@@ -141,6 +143,37 @@ void show_one(const attention::MechanismInfo& mechanism, const std::string& form
   print_costs(mechanism);
 }
 
+/// The drawing of what a mechanism reads.
+struct MaskOptions {
+  std::string plot;
+  int64_t tokens = 64;
+  int64_t n_kv_heads = 1;
+  std::vector<std::string> attention_options;
+  uint64_t seed = 1;
+
+  void add_to(Options& options) {
+    options.group("Drawing");
+    options
+        .add("plot", &plot,
+             "file for a drawing of which token reads which (SVG); NAME may be a schedule")
+        .not_in_config();
+    options.add("tokens", &tokens, "tokens drawn", {1, 512}).not_in_config();
+    options.add("attention-opt", &attention_options, "options of the mechanism, key=value")
+        .not_in_config();
+    options
+        .add("n-kv-heads", &n_kv_heads, "key heads, out of 4; all that they read is drawn", {1, 4})
+        .not_in_config();
+    options.add("seed", &seed, "of the weights and tokens, which decide what is selected")
+        .not_in_config();
+  }
+
+  void draw(const std::string& schedule) const {
+    const attention::MixerShape shape{.d_model = 32, .n_heads = 4, .n_kv_heads = n_kv_heads};
+    const auto masks = find_masks(schedule, shape, attention_options, tokens, seed);
+    io::write_file_atomically(plot, plot_masks(masks, "What " + schedule + " reads"));
+  }
+};
+
 void list_all(const std::string& format) {
   Json all = Json::array();
   for (const attention::MechanismInfo& mechanism : attention::mechanisms()) {
@@ -160,9 +193,14 @@ int attention(const std::vector<std::string>& arguments) {
                   "Lists the attention mechanisms, or shows one with its options and costs.",
                   "weft attention full", "[NAME]");
   options.add("format", &format, "of the result on stdout", {"text", "json"}).not_in_config();
+  MaskOptions mask;
+  mask.add_to(options);
   if (!options.parse(arguments)) return kDone;
   if (options.positional().size() > 1) throw UsageError("attention: one name at a time");
-  if (options.positional().empty()) {
+  if (!mask.plot.empty()) {
+    if (options.positional().empty()) throw UsageError("--plot needs the name of a mechanism");
+    mask.draw(options.positional().front());
+  } else if (options.positional().empty()) {
     list_all(format);
   } else {
     show_one(attention::find_mechanism(options.positional().front()), format);

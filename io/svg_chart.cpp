@@ -173,6 +173,15 @@ void draw(std::string& svg, const std::vector<Point>& line, std::string_view col
   svg += "/>\n";
 }
 
+std::vector<Axis::Tick> x_ticks(const ChartOptions& options, const Axis& x) {
+  if (options.x_ticks.empty()) return x.ticks(6);
+  std::vector<Axis::Tick> ticks;
+  for (const ChartTick& tick : options.x_ticks) {
+    if (x.takes(tick.value)) ticks.push_back({x.pixel(tick.value), escape_markup(tick.label)});
+  }
+  return ticks;
+}
+
 void draw_axes(std::string& svg, const ChartOptions& options, const Axis& x, const Axis& y) {
   const int bottom = options.height - kBottom;
   const int right = options.width - kRight;
@@ -182,7 +191,7 @@ void draw_axes(std::string& svg, const ChartOptions& options, const Axis& x, con
         "opacity=\"0.15\"/>\n<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{}</text>\n",
         kLeft, right, tick.pixel, tick.pixel, kLeft - 6, tick.pixel + 4, tick.label);
   }
-  for (const Axis::Tick& tick : x.ticks(6)) {
+  for (const Axis::Tick& tick : x_ticks(options, x)) {
     svg += fmt::format(
         "<line x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{}\" y2=\"{}\" stroke=\"currentColor\" "
         "opacity=\"0.4\"/>\n<text x=\"{:.1f}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
@@ -203,6 +212,19 @@ void draw_axes(std::string& svg, const ChartOptions& options, const Axis& x, con
   }
 }
 
+void draw_marks(std::string& svg, const ChartOptions& options, const Axis& x, const Axis& y) {
+  for (const ChartMark& mark : options.marks) {
+    if (!x.takes(mark.x) || !y.takes(mark.y)) continue;
+    const double at = x.pixel(mark.x);
+    const bool to_the_left = at > options.width / 2;
+    svg += fmt::format(
+        "<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"5\" fill=\"none\" stroke=\"currentColor\"/>\n"
+        "<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n",
+        at, y.pixel(mark.y), to_the_left ? at - 9 : at + 9, y.pixel(mark.y) + 4,
+        to_the_left ? "end" : "start", escape_markup(mark.label));
+  }
+}
+
 /// Names of the lines, right-aligned in the row of the title.
 void draw_legend(std::string& svg, const ChartOptions& options,
                  const std::vector<ChartSeries>& series) {
@@ -213,7 +235,7 @@ void draw_legend(std::string& svg, const ChartOptions& options,
     svg += fmt::format("<text x=\"{:.0f}\" y=\"20\">{}</text>\n", x, escape_markup(series[i].name));
     x -= 20;
     svg += fmt::format("<rect x=\"{:.0f}\" y=\"14\" width=\"14\" height=\"4\" fill=\"{}\"/>\n", x,
-                       kColours[i % kColours.size()]);
+                       chart_colour(i));
     x -= 12;
   }
 }
@@ -264,14 +286,41 @@ std::string line_chart(const ChartOptions& options, const std::vector<ChartSerie
   if (series.size() > 1) draw_legend(svg, options, series);
   constexpr size_t kManyPoints = 100;
   for (size_t i = 0; i < series.size(); ++i) {
-    const std::string_view colour = kColours[i % kColours.size()];
+    const std::string_view colour = chart_colour(i);
     for (const std::vector<Point>& piece : to_pixels(series[i], x, y)) {
       const bool smooth = options.smooth && piece.size() > kManyPoints;
       draw(svg, piece, colour, smooth ? 1 : 2, smooth ? 0.3 : 1);
       if (smooth) draw(svg, running_mean(piece), colour, 2, 1);
+      if (!options.points) continue;
+      for (const Point& point : piece) draw(svg, {point}, colour, 2, 1);
     }
   }
+  draw_marks(svg, options, x, y);
   return svg + "</svg>\n";
+}
+
+std::string_view chart_colour(size_t i) {
+  return kColours[i % kColours.size()];
+}
+
+std::string svg_page(const std::string& title, int width, const std::vector<SvgPart>& parts) {
+  int height = 0;
+  for (const SvgPart& part : parts) height += part.height;
+  std::string page = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" "
+      "height=\"{1}\" role=\"img\" font-family=\"sans-serif\" font-size=\"12\">\n"
+      "<title>{2}</title>\n"
+      "<style>.page {{ color: #24292f; fill: currentColor; }} .paper {{ fill: #ffffff; }} "
+      "@media (prefers-color-scheme: dark) {{ .page {{ color: #e6edf3; }} "
+      ".paper {{ fill: #0d1117; }} }}</style>\n"
+      "<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n<g class=\"page\">\n",
+      width, height, escape_markup(title));
+  int top = 0;
+  for (const SvgPart& part : parts) {
+    page += fmt::format("<g transform=\"translate(0 {})\">\n{}</g>\n", top, part.svg);
+    top += part.height;
+  }
+  return page + "</g>\n</svg>\n";
 }
 
 }  // namespace weft::io

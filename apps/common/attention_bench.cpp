@@ -135,6 +135,7 @@ void add(AttentionBenchResult& sum, const AttentionBenchResult& layer, double sh
   using Result = AttentionBenchResult;
   for (double Result::*value :
        {&Result::parameters, &Result::forward_s, &Result::backward_s, &Result::decode_s,
+        &Result::best_forward_s, &Result::best_backward_s, &Result::best_decode_s,
         &Result::peak_bytes, &Result::kept_bytes, &Result::cache_bytes_per_token}) {
     sum.*value += share * layer.*value;
   }
@@ -170,7 +171,7 @@ std::vector<std::string> options_of_schedule(const std::string& schedule,
     if (dot != std::string::npos) key.erase(0, dot + 1);
     const bool fits = std::any_of(layers.begin(), layers.end(), [&](const std::string& layer) {
       const auto& known = attention::find_mechanism(layer).options;
-      return (owner.empty() || owner == layer) &&
+      return (owner.empty() || owner == layer || owner == schedule) &&
              std::any_of(known.begin(), known.end(),
                          [&](const attention::OptionInfo& info) { return info.name == key; });
     });

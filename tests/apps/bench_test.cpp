@@ -49,6 +49,8 @@ TEST(BenchAttention, PrintsARowForEachMechanismAndLength) {
     EXPECT_NEAR(row.at("flops_fwd").get<double>(),
                 row.at("flops_core").get<double>() + row.at("flops_projections").get<double>(),
                 1e-3);
+    EXPECT_GT(row.at("decode_ms_min").get<double>(), 0);
+    EXPECT_GT(row.at("time_to_first").get<double>(), 0);
     EXPECT_LE(row.at("fwd_ms_min").get<double>(), row.at("fwd_ms").get<double>());
     EXPECT_LE(row.at("kept_bytes").get<double>(), row.at("peak_bytes").get<double>());
   }

@@ -7,6 +7,7 @@
 
 #include "weft/attention/registry.h"
 
+#include "common/attention_bench.h"
 #include "common/model_options.h"
 #include "weft_process.h"
 
@@ -129,12 +130,12 @@ TEST(DryRun, CountsWhatAModelHas) {
     SCOPED_TRACE(mechanism.name);
     for (const bool tied : {false, true}) {
       ModelOptions options;
-      options.n_layers = 3;
       options.d_model = 64;
       options.n_heads = 4;
       options.n_kv_heads = 2;
       options.tie_embeddings = tied;
       options.attention_schedule = "full," + mechanism.name + "*2";
+      options.n_layers = static_cast<int64_t>(schedule_pattern(options.attention_schedule).size());
       const ModelSummary summary = summarize(options, 50, 96);
       const auto model = options.make_model(50, 1);
       EXPECT_EQ(summary.num_parameters(), model->num_parameters());
