@@ -1,0 +1,198 @@
+#include "weft/attention/kernels/gated_sum.h"
+
+#include <cmath>
+
+#include "weft/attention/functions.h"
+#include "weft/autograd/grad_check.h"
+#include "weft/autograd/node.h"
+
+#include "attention_test_data.h"
+
+namespace weft::attention {
+namespace {
+
+using autograd::grad_check;
+using testing::largest_difference;
+using testing::message_of;
+using testing::random_tensor;
+using testing::same_bits;
+using testing::scattered;
+
+struct Problem {
+  std::vector<Tensor> branches;
+  Tensor logits, bias, dy;
+
+  Problem(const Shape& shape, int64_t count, DType dtype) {
+    for (int64_t c = 0; c < count; ++c)
+      branches.push_back(random_tensor(shape, dtype, 10 + static_cast<uint64_t>(c)));
+    logits = random_tensor({shape[0], shape[1], shape[2], count}, dtype, 1);
+    bias = random_tensor({shape[2], count}, dtype, 2);
+    dy = random_tensor(shape, dtype, 3);
+  }
+};
+
+/// The definition, element by element.
+struct Reference {
+  Tensor y;
+  GatedSumGradients grads;
+
+  explicit Reference(const Problem& p, bool with_bias) {
+    const Shape& shape = p.dy.shape();
+    const int64_t heads = shape[2], dim = shape[3];
+    const auto count = static_cast<int64_t>(p.branches.size());
+    const auto logits = p.logits.to_vector<double>(), bias = p.bias.to_vector<double>(),
+               dy = p.dy.to_vector<double>();
+    std::vector<double> sum(dy.size()), dlogits(logits.size()), dbias(bias.size());
+    for (int64_t c = 0; c < count; ++c) {
+      const auto o = p.branches[c].to_vector<double>();
+      std::vector<double> d_o(o.size());
+      for (int64_t i = 0; i < p.dy.numel(); ++i) {
+        const int64_t row = i / dim, h = row % heads;
+        const double logit = logits[row * count + c] + (with_bias ? bias[h * count + c] : 0);
+        const double gate = 1 / (1 + std::exp(-logit));
+        sum[i] += gate * o[i];
+        d_o[i] = gate * dy[i];
+        dlogits[row * count + c] += gate * (1 - gate) * dy[i] * o[i];
+        dbias[h * count + c] += gate * (1 - gate) * dy[i] * o[i];
+      }
+      grads.dbranches.push_back(from_vector(d_o, shape));
+    }
+    y = from_vector(sum, shape);
+    grads.dlogits = from_vector(dlogits, p.logits.shape());
+    grads.dbias = from_vector(dbias, p.bias.shape());
+  }
+};
+
+TEST(GatedSum, ComputesItsDefinitionInEveryType) {
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+    const double tolerance = dtype == DType::f64    ? 1e-13
+                             : dtype == DType::f32  ? 1e-5
+                             : dtype == DType::bf16 ? 0.04
+                                                    : 0.005;
+    for (const int64_t count : {1, 2, 3, 4}) {
+      for (const int64_t dim : {1, 15, 16, 64, 111}) {
+        for (const bool with_bias : {false, true}) {
+          SCOPED_TRACE(::testing::Message() << to_string(dtype) << " " << count << " " << dim);
+          const Problem p({2, 5, 3, dim}, count, dtype);
+          const Reference expected(p, with_bias);
+          const Tensor bias = with_bias ? p.bias : Tensor();
+          const Tensor y = gated_sum_forward(p.branches, p.logits, bias);
+          EXPECT_EQ(y.dtype(), dtype);
+          EXPECT_LE(largest_difference(y, expected.y), tolerance);
+          const GatedSumGradients grads = gated_sum_backward(p.dy, p.branches, p.logits, bias);
+          for (int64_t c = 0; c < count; ++c) {
+            EXPECT_LE(largest_difference(grads.dbranches[c], expected.grads.dbranches[c]),
+                      tolerance);
+          }
+          const double sums = tolerance * std::sqrt(static_cast<double>(dim));
+          EXPECT_LE(largest_difference(grads.dlogits, expected.grads.dlogits), sums);
+          EXPECT_EQ(grads.dbias.defined(), with_bias);
+          if (with_bias) {
+            EXPECT_LE(largest_difference(grads.dbias, expected.grads.dbias), 10 * sums);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(GatedSum, ReadsAnyLayout) {
+  const Problem p({2, 7, 3, 20}, 3, DType::f32);
+  std::vector<Tensor> strided;
+  for (const Tensor& branch : p.branches) strided.push_back(scattered(branch));
+  EXPECT_TRUE(same_bits(gated_sum_forward(strided, scattered(p.logits), p.bias),
+                        gated_sum_forward(p.branches, p.logits, p.bias)));
+  const GatedSumGradients a = gated_sum_backward(p.dy, p.branches, p.logits, p.bias);
+  const GatedSumGradients b =
+      gated_sum_backward(scattered(p.dy), strided, scattered(p.logits), p.bias);
+  EXPECT_TRUE(same_bits(a.dlogits, b.dlogits));
+  EXPECT_TRUE(same_bits(a.dbias, b.dbias));
+  for (size_t c = 0; c < 3; ++c) EXPECT_TRUE(same_bits(a.dbranches[c], b.dbranches[c]));
+}
+
+TEST(GatedSum, GradientsAgreeWithFiniteDifferences) {
+  const Problem p({2, 3, 2, 5}, 3, DType::f64);
+  std::vector<Variable> inputs;
+  for (const Tensor& branch : p.branches) inputs.emplace_back(branch, true);
+  inputs.emplace_back(p.logits, true);
+  inputs.emplace_back(p.bias, true);
+  const auto result = grad_check(
+      [](const std::vector<Variable>& in) {
+        return gated_sum({in[0], in[1], in[2]}, in[3], in[4]);
+      },
+      inputs);
+  EXPECT_TRUE(result) << result.message;
+}
+
+TEST(GatedSum, MastersKeepTheirType) {
+  const Problem p({1, 4, 2, 8}, 2, DType::bf16);
+  const Variable bias(p.bias.to(DType::f32), true);
+  const Variable y =
+      gated_sum({Variable(p.branches[0]), Variable(p.branches[1])}, Variable(p.logits), bias);
+  y.backward(p.dy);
+  EXPECT_EQ(bias.grad().dtype(), DType::f32);
+  EXPECT_LE(largest_difference(bias.grad(), Reference(p, true).grads.dbias), 0.05);
+}
+
+TEST(GatedSum, ExtremeLogitsAreOpenAndShutGates) {
+  const Tensor one = ones({1, 1, 1, 4});
+  const Tensor logits = from_vector(std::vector<float>{1e4F, -1e4F}, {1, 1, 1, 2});
+  EXPECT_TRUE(same_bits(gated_sum_forward({one, one}, logits), one));
+  const GatedSumGradients grads = gated_sum_backward(one, {one, one}, logits);
+  EXPECT_TRUE(same_bits(grads.dlogits, zeros({1, 1, 1, 2})));
+  EXPECT_TRUE(same_bits(grads.dbranches[0], one));
+  EXPECT_TRUE(same_bits(grads.dbranches[1], zeros({1, 1, 1, 4})));
+}
+
+TEST(GatedSum, RefusesWhatDoesNotFit) {
+  const Tensor x = zeros({1, 2, 3, 4});
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              gated_sum_forward({}, zeros({1, 2, 3, 0}));
+            }),
+            "gated_sum: takes 1 to 4 branches, got 0");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              gated_sum_forward({x, x}, zeros({1, 2, 3, 3}));
+            }),
+            "gated_sum: logits must be [1, 2, 3, 2], got [1, 2, 3, 3] f32 cpu");
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              gated_sum_forward({x, zeros({1, 2, 3, 5})}, zeros({1, 2, 3, 2}));
+            }),
+            "gated_sum: every branch must be [1, 2, 3, 4], got [1, 2, 3, 5] f32 cpu");
+  message_of<ShapeError>([&] { gated_sum_forward({zeros({2, 3})}, zeros({2, 1})); });
+  message_of<ShapeError>([&] { gated_sum_forward({x}, zeros({1, 2, 3, 1}), zeros({1, 3})); });
+  message_of<DTypeError>([&] { gated_sum_forward({x}, zeros({1, 2, 3, 1}, DType::bf16)); });
+  message_of<DTypeError>([&] {
+    gated_sum_forward({x}, zeros({1, 2, 3, 1}), zeros({3, 1}, DType::f64));
+  });
+  message_of<ShapeError>([&] {
+    gated_sum_backward(zeros({1, 2, 3, 5}), {x}, zeros({1, 2, 3, 1}));
+  });
+}
+
+TEST(SplitHeads, EqualsSlicesWithTheirGradient) {
+  const std::vector<HeadsPart> parts = {
+      {.heads = 2, .dim = 4, .rotate = true}, {.heads = 3, .dim = 2}, {.heads = 1, .dim = 6}};
+  const Tensor packed = random_tensor({2, 5, 20}, DType::f64, 1);
+  const RopeOptions rope_options{.theta = 100, .offset = 3};
+  const std::vector<Variable> split = split_heads(Variable(packed.clone()), parts, rope_options);
+  EXPECT_TRUE(
+      same_bits(split[0].data(), rope(packed.slice(2, 0, 8).view({2, 5, 2, 4}), rope_options)));
+  EXPECT_TRUE(same_bits(split[1].data(), packed.slice(2, 8, 14).view({2, 5, 3, 2})));
+  EXPECT_TRUE(same_bits(split[2].data(), packed.slice(2, 14, 20).view({2, 5, 1, 6})));
+
+  const Variable x(packed.clone(), true);
+  const std::vector<Variable> used = split_heads(x, parts, rope_options);
+  const Tensor dq = random_tensor({2, 5, 2, 4}, DType::f64, 2);
+  const Tensor dv = random_tensor({2, 5, 1, 6}, DType::f64, 3);
+  autograd::backward({used[0], used[2]}, {dq, dv});
+  EXPECT_TRUE(same_bits(x.grad().slice(2, 0, 8), rope_backward(dq, rope_options).view({2, 5, 8})));
+  EXPECT_TRUE(same_bits(x.grad().slice(2, 8, 14), zeros({2, 5, 6}, DType::f64)));
+  EXPECT_TRUE(same_bits(x.grad().slice(2, 14, 20), dv.view({2, 5, 6})));
+  EXPECT_EQ(message_of<ShapeError>([&] {
+              split_heads(Variable(zeros({2, 5, 19})), parts);
+            }),
+            "split_heads: packed must be [B, T, 20], got [2, 5, 19] f32 cpu");
+}
+
+}  // namespace
+}  // namespace weft::attention
