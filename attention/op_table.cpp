@@ -11,6 +11,7 @@ const OpTable& op_table() {
     list_block_selection_ops(table);
     list_gated_sum_ops(table);
     list_flash_attention_ops(table);
+    list_latent_attention_ops(table);
     list_selected_attention_ops(table);
     list_selection_operations_ops(table);
     return table;

@@ -1,5 +1,6 @@
 // Forward of full and sliding-window attention on the CPU. The T * G query rows that share a key
-// head are cut into tiles of kTileRows; a task is one tile, which reads its keys once.
+// head are cut into tiles of kTileRows; a task is one tile, which reads its keys once. Few rows, as
+// in decoding, take another way.
 #include <algorithm>
 
 #include "weft/tensor/dispatch.h"
@@ -7,6 +8,7 @@
 
 #include "kernels/flash_attention_kernels.h"
 #include "kernels/forward_tile.h"
+#include "kernels/split_attention_kernels.h"
 
 namespace weft::attention {
 namespace {
@@ -149,7 +151,13 @@ class Forward {
 
 }  // namespace
 
-void flash_attention_forward_cpu(const FlashAttentionParams& params, Stream /*stream*/) {
+void flash_attention_forward_cpu(const FlashAttentionParams& params, Stream stream) {
+  if (has_few_rows(params)) {
+    SplitAttentionParams split;
+    static_cast<FlashAttentionParams&>(split) = params;
+    split_attention_forward_cpu(split, stream);
+    return;
+  }
   dispatch_floating(params.dtype, "flash_attention", [&]<class T>() { Forward<T>(params).run(); });
 }
 

@@ -22,8 +22,10 @@ FlashAttentionOptions flash_options(const Selection& selection,
   return {.scale = options.scale, .position = selection.shape().position};
 }
 
-SelectionView view_of_lists(const char* op, const FlashAttentionParams& params, const Tensor& q,
-                            const Selection& selection) {
+}  // namespace
+
+SelectionView checked_view(const char* op, const FlashAttentionParams& params, const Tensor& q,
+                           const Selection& selection) {
   const SelectionShape& shape = selection.shape();
   WEFT_CHECK(
       shape.batch == params.batch && shape.queries == params.queries && shape.keys == params.keys,
@@ -40,8 +42,6 @@ SelectionView view_of_lists(const char* op, const FlashAttentionParams& params, 
   return {shape, selection.offsets().data<int64_t>(), selection.blocks().data<int32_t>()};
 }
 
-}  // namespace
-
 FlashAttentionOutput selected_attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,
                                                 const Selection& selection,
                                                 const SelectedAttentionOptions& options) {
@@ -50,7 +50,7 @@ FlashAttentionOutput selected_attention_forward(const Tensor& q, const Tensor& k
   SelectedAttentionParams params;
   static_cast<FlashAttentionParams&>(params) =
       make_params(kForward.op, q_rows, k_rows, v_rows, flash_options(selection, options));
-  params.selection = view_of_lists(kForward.op, params, q, selection);
+  params.selection = checked_view(kForward.op, params, q, selection);
   FlashAttentionOutput out = make_output(params, q.device());
   if (out.o.numel() > 0) kForward(q.device())(params, current_stream(q.device()));
   return out;
@@ -66,7 +66,7 @@ FlashAttentionGradients selected_attention_backward(const Tensor& dout, const Te
   SelectedAttentionBackwardParams params;
   static_cast<FlashAttentionParams&>(params) =
       make_params(kBackward.op, q_rows, k_rows, v_rows, flash_options(selection, options));
-  params.selection = view_of_lists(kBackward.op, params, q, selection);
+  params.selection = checked_view(kBackward.op, params, q, selection);
   FlashAttentionGradients grads{empty(q.shape(), q.dtype(), q.device()),
                                 empty(k.shape(), k.dtype(), k.device()),
                                 empty(v.shape(), v.dtype(), v.device())};

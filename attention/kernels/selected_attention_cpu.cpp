@@ -11,6 +11,8 @@
 
 #include "kernels/selected_attention_kernels.h"
 #include "kernels/selected_tile.h"
+#include "kernels/soften.h"
+#include "kernels/split_attention_kernels.h"
 
 namespace weft::attention {
 namespace {
@@ -18,7 +20,6 @@ namespace {
 template <class T>
 class SelectedForward {
   using A = accumulator_t<T>;
-  using V = simd::Vec<A>;
   static constexpr int64_t kLanes = simd::kLanes<A>;
   static constexpr A kHidden = -std::numeric_limits<A>::infinity();
   /// Rows of a tile that absorb a chunk of keys together.
@@ -113,6 +114,7 @@ class SelectedForward {
     A* const factor = sum + kRows;
     const TileRows<A> q = gather_rows<A, T>(tile, p_.q, row0, rows, p_.dim, false, factor + kRows);
     std::fill_n(largest, rows, kHidden);
+    const A c = static_cast<A>(p_.scale * 1.4426950408889634074);
     std::fill_n(sum, rows, A(0));
     const auto count = static_cast<int64_t>(keys.size());
     for (int64_t first = 0; first < count; first += chunk_) {
@@ -134,7 +136,8 @@ class SelectedForward {
           hide_lanes(scores + r * ld + i * kLanes, std::min(seen, chunk[i].count), kHidden);
         }
       }
-      for (int64_t r = 0; r < rows; ++r) factor[r] = soften(scores + r * ld, n, largest[r], sum[r]);
+      for (int64_t r = 0; r < rows; ++r)
+        factor[r] = soften(scores + r * ld, n, c, largest[r], sum[r]);
       for (int64_t r = 0; r < rows; r += kLaneRows) {
         weigh_rows(std::min(kLaneRows, rows - r), n, chunk, value_width_, value_width_,
                    scores + r * ld, ld, output + r * value_width_, value_width_,
@@ -156,28 +159,6 @@ class SelectedForward {
     }
   }
 
-  /// Turns the scores of a row into exp(s - m), brings m and the row's sum up to date, and gives
-  /// what the sums so far are to be multiplied by.
-  A soften(A* scores, int64_t vectors, A& largest, A& sum) const {
-    V lanes = simd::broadcast(largest);
-    for (int64_t i = 0; i < vectors; ++i)
-      lanes = simd::max<A>(simd::load(scores + i * kLanes), lanes);
-    const A m = largest_lane<A>(lanes);
-    // A row that has seen no key yet must not compute inf - inf.
-    const A c = static_cast<A>(p_.scale * 1.4426950408889634074);
-    const A shift = m == kHidden ? A(0) : m * c;
-    const A factor = simd::exp2(simd::broadcast(largest * c - shift))[0];
-    V total{};
-    for (int64_t i = 0; i < vectors; ++i) {
-      const V p = simd::exp2(simd::load(scores + i * kLanes) * c - shift);
-      total += p;
-      simd::store(scores + i * kLanes, p);
-    }
-    sum = sum * factor + sum_of_lanes<A>(total);
-    largest = m;
-    return factor;
-  }
-
   const SelectedAttentionParams& p_;
   SelectionShape shape_;
   BlockVectors<A> vectors_;
@@ -188,7 +169,15 @@ class SelectedForward {
 
 }  // namespace
 
-void selected_attention_forward_cpu(const SelectedAttentionParams& params, Stream /*stream*/) {
+void selected_attention_forward_cpu(const SelectedAttentionParams& params, Stream stream) {
+  if (has_few_rows(params)) {
+    SplitAttentionParams split;
+    static_cast<FlashAttentionParams&>(split) = params;
+    split.selected = true;
+    split.selection = params.selection;
+    split_attention_forward_cpu(split, stream);
+    return;
+  }
   dispatch_floating(params.dtype, "selected_attention",
                     [&]<class T>() { SelectedForward<T>(params).run(); });
 }

@@ -32,6 +32,10 @@ struct SelectedAttentionBackwardParams : FlashAttentionBackwardParams {
   SelectionView selection;
 };
 
+/// The lists of `selection` once they are known to fit the problem and q.
+SelectionView checked_view(const char* op, const FlashAttentionParams& params, const Tensor& q,
+                           const Selection& selection);
+
 void selected_attention_forward_cpu(const SelectedAttentionParams& params, Stream stream);
 void selected_attention_backward_cpu(const SelectedAttentionBackwardParams& params, Stream stream);
 

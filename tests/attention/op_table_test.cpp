@@ -4,6 +4,7 @@
 #include "weft/attention/kernels/block_selection.h"
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/attention/kernels/gated_sum.h"
+#include "weft/attention/kernels/latent_attention.h"
 #include "weft/attention/kernels/selected_attention.h"
 #include "weft/attention/selection_operations.h"
 
@@ -53,6 +54,11 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
          select_blocks(
              heads(dtype), heads(dtype), lse, 0, 3,
              {.compression_block = 1, .compression_stride = 1, .key_block = 1, .count = 3});
+       }},
+      {"latent_attention",
+       [=](DType dtype) {
+         latent_attention_forward(heads(dtype), heads(dtype), heads(dtype),
+                                  ones({1, 3, 1, 4}, dtype), {.scale = 1.0});
        }},
       {"selected_attention",
        [=](DType dtype) {
