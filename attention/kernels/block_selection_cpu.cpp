@@ -193,15 +193,13 @@ class BlockSelector {
   }
 
   V attention(const A* scores, const A* lse) const {
-    const V x =
-        simd::load(scores) * static_cast<A>(p_.scale * 1.4426950408889634074) - simd::load(lse);
-    // Attention to a key is at most 1, but for a wrong lse.
-    return simd::exp2(x > A(127) ? simd::broadcast(A(127)) : x);
+    // At most 1, unless lse is not that of these keys: then lists still hold blocks, but any.
+    return simd::exp2(simd::load(scores) * static_cast<A>(p_.scale * 1.4426950408889634074) -
+                      simd::load(lse));
   }
 
   /// What is hidden counts nothing, and so does NaN, which could not be ranked.
-  static V counted(V sum, V seen, int64_t key) {
-    const V index = simd::broadcast(static_cast<A>(key));
+  static V counted(V sum, V seen, V index) {
     sum = index < seen ? sum : V{};
     return sum >= A(0) ? sum : V{};
   }
@@ -209,12 +207,13 @@ class BlockSelector {
   void sum_heads(const Tile& tile, int64_t lane, int64_t count, const Scratch& memory) const {
     const V seen = simd::load(memory.seen + lane);
     A* const sums = memory.sums + lane * tile_keys_;
-    for (int64_t key = 0; key < count; ++key) {
+    V index{};
+    for (int64_t key = 0; key < count; ++key, index += A(1)) {
       const A* const scores = memory.scores + key * tile.width + lane;
       V sum = attention(scores, memory.lse + lane);
       for (int64_t column = tile.stride; column < tile.width; column += tile.stride)
         sum += attention(scores + column, memory.lse + lane + column);
-      simd::store(sums + key * kLanes, counted(sum, seen, key));
+      simd::store(sums + key * kLanes, counted(sum, seen, index));
     }
   }
 
