@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <iostream>
 #include <memory>
@@ -10,8 +11,10 @@
 
 #include "commands.h"
 #include "common/attention_mask.h"
+#include "common/cache_table.h"
 #include "common/exit_code.h"
 #include "common/options.h"
+#include "common/rows.h"
 
 namespace weft::apps {
 namespace {
@@ -27,21 +30,29 @@ struct Cost {
   int64_t cache_bytes = 0;      // of bf16
 };
 
-/// What a layer of the default shape and options costs at three lengths.
+/// What a layer of the default shape and options costs at three lengths; of a name for several
+/// layers the mean.
 std::vector<Cost> example_costs(const attention::MechanismInfo& mechanism,
                                 const attention::MixerShape& shape) {
   Generator generator(1);
-  const std::unique_ptr<nn::SequenceMixer> mixer = mechanism.make(
-      shape, attention::OptionValues(mechanism.name, mechanism.options), 0, generator);
+  const attention::OptionValues defaults(mechanism.name, mechanism.options);
+  const size_t layers = std::max<size_t>(1, mechanism.schedule.size());
+  std::vector<std::unique_ptr<nn::SequenceMixer>> mixers;
+  for (size_t layer = 0; layer < layers; ++layer)
+    mixers.push_back(mechanism.make(shape, defaults, static_cast<int>(layer), generator));
   std::vector<Cost> costs;
   for (const int64_t tokens : {int64_t{1} << 10, int64_t{8} << 10, int64_t{64} << 10}) {
-    const nn::MixerCost forward = mixer->forward_cost(tokens);
-    const auto count = static_cast<double>(tokens);
-    costs.push_back({.tokens = tokens,
-                     .projection_flops = forward.projection_flops / count,
-                     .core_flops = forward.core_flops / count,
-                     .step_flops = mixer->step_cost(tokens).total(),
-                     .cache_bytes = mixer->cache_bytes(tokens, DType::bf16)});
+    Cost mean{.tokens = tokens};
+    for (const auto& mixer : mixers) {
+      const double share = 1.0 / static_cast<double>(layers);
+      const nn::MixerCost forward = mixer->forward_cost(tokens);
+      mean.projection_flops += share * forward.projection_flops / static_cast<double>(tokens);
+      mean.core_flops += share * forward.core_flops / static_cast<double>(tokens);
+      mean.step_flops += share * mixer->step_cost(tokens).total();
+      mean.cache_bytes += mixer->cache_bytes(tokens, DType::bf16);
+    }
+    mean.cache_bytes /= static_cast<int64_t>(layers);
+    costs.push_back(mean);
   }
   return costs;
 }
@@ -135,12 +146,31 @@ void print_costs(const attention::MechanismInfo& mechanism) {
 
 void show_one(const attention::MechanismInfo& mechanism, const std::string& format) {
   if (format == "json") {
-    std::cout << details_as_json(mechanism).dump(2) << "\n";
+    std::cout << to_json_text(details_as_json(mechanism));
     return;
   }
   std::cout << mechanism.name << ": " << mechanism.summary << "\n  " << mechanism.paper << "\n";
   print_options(mechanism);
   print_costs(mechanism);
+}
+
+void show_caches(const std::string& format) {
+  const std::vector<CacheTableRow> rows = cache_table();
+  Json all = Json::array();
+  std::vector<std::vector<std::string>> lines = {
+      {"layers", "elements/token", "bytes/token", "model bytes/token", "of NSA"}};
+  for (const CacheTableRow& row : rows) {
+    all.push_back({{"layers", row.layers},
+                   {"elements_per_token", row.elements},
+                   {"bytes_per_token", row.bytes},
+                   {"model_bytes_per_token", row.model_bytes},
+                   {"to_nsa", row.to_nsa}});
+    lines.push_back({row.layers, fmt::format("{:.1f}", row.elements),
+                     fmt::format("{:.1f}", row.bytes), fmt::format("{:.0f}", row.model_bytes),
+                     fmt::format("{:.1f}%", 100 * row.to_nsa)});
+  }
+  std::cout << (format == "json" ? to_json_text(all)
+                                 : to_table(lines) + "\n" + describe_readings(rows));
 }
 
 /// The drawing of what a mechanism reads.
@@ -179,10 +209,10 @@ void list_all(const std::string& format) {
   for (const attention::MechanismInfo& mechanism : attention::mechanisms()) {
     all.push_back(to_json(mechanism));
     if (format == "text")
-      std::cout << fmt::format("{:<10}{} ({})\n", mechanism.name, mechanism.summary,
+      std::cout << fmt::format("{:<12}{} ({})\n", mechanism.name, mechanism.summary,
                                mechanism.paper);
   }
-  if (format == "json") std::cout << all.dump(2) << "\n";
+  if (format == "json") std::cout << to_json_text(all);
 }
 
 }  // namespace
@@ -193,11 +223,18 @@ int attention(const std::vector<std::string>& arguments) {
                   "Lists the attention mechanisms, or shows one with its options and costs.",
                   "weft attention full", "[NAME]");
   options.add("format", &format, "of the result on stdout", {"text", "json"}).not_in_config();
+  bool caches = false;
+  options.add("cache-table", &caches, "show what models of the papers' shapes cache per token")
+      .not_in_config();
   MaskOptions mask;
   mask.add_to(options);
   if (!options.parse(arguments)) return kDone;
   if (options.positional().size() > 1) throw UsageError("attention: one name at a time");
-  if (!mask.plot.empty()) {
+  if (caches) {
+    if (!options.positional().empty() || !mask.plot.empty())
+      throw UsageError("--cache-table goes without a name and without --plot");
+    show_caches(format);
+  } else if (!mask.plot.empty()) {
     if (options.positional().empty()) throw UsageError("--plot needs the name of a mechanism");
     mask.draw(options.positional().front());
   } else if (options.positional().empty()) {
