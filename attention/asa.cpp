@@ -26,6 +26,34 @@ const std::vector<std::string>& branch_choices() {
   return names;
 }
 
+/// With both branches and blocks compressed to their means.
+std::vector<CostFormula> global_costs() {
+  const std::string products = std::string("(") + kLatentProducts + "+2*E*H)";
+  return {{"forward, projections (FLOPs)", "2*" + products + "*T"},
+          {"forward, attention (FLOPs)", "2*H*(Dn+Dr+Dv)*(P+K)+(G*Dc+Dr)*l*B"},
+          {"forward, choice of blocks (FLOPs)", "2*H*(Dc+Dr)*P/r"},
+          {"backward, projections (FLOPs)", "4*" + products + "*T"},
+          {"backward, attention (FLOPs)", "2*H*(3*Dn+3*Dr+2*Dv)*(P+K)+(G*Dc+Dr)*l*B"},
+          {"decoding one token, projections (FLOPs)", "2*" + products},
+          {"decoding one token, attention (FLOPs)", "2*H*(2*Dc+Dr)*(Bs+Ks)+(G*Dc+Dr)*l/d"},
+          {"decoding one token, choice (FLOPs)", "2*H*(Dc+Dr)*Bs/r"},
+          {"cache per token kept (bytes)", "(G*Dc+Dr)*(1+1/d)*s"},
+          {"cache besides (bytes)", "l*Dr*s+4*G*n"}};
+}
+
+std::vector<CostSymbol> global_cost_symbols() {
+  std::vector<CostSymbol> symbols = latent_cost_symbols();
+  for (const CostSymbol& symbol :
+       {CostSymbol{"l", "block"}, CostSymbol{"d", "stride"}, CostSymbol{"n", "select-count"},
+        CostSymbol{"r", "query-run"}, CostSymbol{"B", "blocks that T tokens complete, about T/d"},
+        CostSymbol{"P", "pairs of a token and a block complete by then, about T*T/(2*d)"},
+        CostSymbol{"K", "pairs of a token and a selected one, up to n*select-block*T"},
+        CostSymbol{"Bs", "blocks that S+1 tokens complete"},
+        CostSymbol{"Ks", "selected tokens that one reads, up to n*select-block"}})
+    symbols.push_back(symbol);
+  return symbols;
+}
+
 AsaGlobalOptions global_options_from(const MixerShape& shape, const OptionValues& values) {
   AsaGlobalOptions options{.latent = latent_options_from(shape, values),
                            .block = values.integer("block"),
@@ -52,11 +80,16 @@ MechanismInfo asa_local_mechanism() {
   options.insert(options.begin(),
                  integer("window", "512", "tokens that a token sees, itself included", 1));
   options.push_back(form_option());
+  std::vector<CostSymbol> symbols = latent_cost_symbols();
+  symbols.push_back({"M", "min(window, T): keys that the last token sees"});
+  symbols.push_back({"N", "min(window, S + 1), the same in decoding"});
   return {
       .name = "asa-local",
       .summary = "local layer of alternating sparse attention: latent attention over a window",
       .paper = kPaper,
       .options = std::move(options),
+      .costs = latent_costs("(M*(M+1)/2+(T-M)*M)", "N"),
+      .cost_symbols = std::move(symbols),
       .make = [](const MixerShape& shape, const OptionValues& values, int /*layer*/,
                  Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
         LatentOptions latent = latent_options_from(shape, values);
@@ -101,6 +134,8 @@ MechanismInfo asa_global_mechanism() {
       .summary = "global layer of alternating sparse attention: compressed and selected blocks",
       .paper = kPaper,
       .options = std::move(options),
+      .costs = global_costs(),
+      .cost_symbols = global_cost_symbols(),
       .make = [](const MixerShape& shape, const OptionValues& values, int /*layer*/,
                  Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
         return std::make_unique<AsaGlobal>(global_options_from(shape, values), generator);

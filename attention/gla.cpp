@@ -15,6 +15,8 @@ MechanismInfo gla_mechanism() {
           "Zadouri, Strauss, Dao, Hardware-Efficient Attention for Fast Decoding, 2025 (arXiv "
           "2505.21487)",
       .options = std::move(options),
+      .costs = latent_costs("T*(T+1)/2", "(S+1)"),
+      .cost_symbols = latent_cost_symbols(),
       .make = [](const MixerShape& shape, const OptionValues& values, int /*layer*/,
                  Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
         LatentOptions latent = latent_options_from(shape, values);

@@ -44,6 +44,25 @@ LatentOptions latent_options_from(const MixerShape& shape, const OptionValues& o
           .output_init_std = shape.init_std / std::sqrt(2.0 * static_cast<double>(shape.n_layers))};
 }
 
+std::vector<CostFormula> latent_costs(const std::string& pairs, const std::string& keys) {
+  const std::string products = std::string("(") + kLatentProducts + ")";
+  return {{"forward, projections (FLOPs)", "2*" + products + "*T"},
+          {"forward, attention (FLOPs)", "2*H*(Dn+Dr+Dv)*" + pairs},
+          {"backward, projections (FLOPs)", "4*" + products + "*T"},
+          {"backward, attention (FLOPs)", "2*H*(3*Dn+3*Dr+2*Dv)*" + pairs},
+          {"decoding one token, projections (FLOPs)", "2*" + products},
+          {"decoding one token, attention (FLOPs)", "2*H*(2*Dc+Dr)*" + keys},
+          {"cache per token kept (bytes)", "(G*Dc+Dr)*s"}};
+}
+
+std::vector<CostSymbol> latent_cost_symbols() {
+  return {{"G", "groups: latent vectors of a token"},
+          {"Dc", "latent-dim: width of one"},
+          {"Dn", "head-dim: unturned part of queries and keys"},
+          {"Dr", "rope-dim: turned part"},
+          {"Q", "weights of queries: E*H*(Dn+Dr), or Dq*(E+H*(Dn+Dr)) with query-latent-dim Dq"}};
+}
+
 OptionInfo groups_option() {
   return {.name = "groups",
           .kind = OptionKind::integer,

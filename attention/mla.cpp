@@ -14,6 +14,8 @@ MechanismInfo mla_mechanism() {
           "DeepSeek-AI, DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts "
           "Language Model, 2024 (arXiv 2405.04434)",
       .options = std::move(options),
+      .costs = latent_costs("T*(T+1)/2", "(S+1)"),
+      .cost_symbols = latent_cost_symbols(),
       .make = [](const MixerShape& shape, const OptionValues& values, int /*layer*/,
                  Generator& generator) -> std::unique_ptr<nn::SequenceMixer> {
         LatentOptions latent = latent_options_from(shape, values);

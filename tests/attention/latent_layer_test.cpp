@@ -1,13 +1,13 @@
-#include "weft/attention/latent_attention.h"
-
 #include <gmock/gmock.h>
 
 #include "weft/attention/full.h"
+#include "weft/attention/latent_attention.h"
 #include "weft/attention/registry.h"
 #include "weft/autograd/functions/reduce.h"
 #include "weft/tensor/ops/matmul.h"
 
 #include "attention_test_data.h"
+#include "cost_formula.h"
 #include "layer_test.h"
 #include "reference/latent_reference.h"
 
@@ -263,6 +263,47 @@ TEST(LatentLayer, CountsFlopsAndCacheBytes) {
   EXPECT_DOUBLE_EQ(windowed->step_cost(9).core_flops, 6 * 2.0 * 4 * (2 * 7 + 4));
   EXPECT_EQ(windowed->cache_bytes(100, DType::f32), 6 * (2 * 7 + 4) * 4);
   EXPECT_EQ(windowed->make_cache(3, 100, DType::f32, kCpu)->bytes(), 3 * 6 * (2 * 7 + 4) * 4);
+}
+
+TEST(LatentLayer, FormulasGiveItsCosts) {
+  for (const int64_t window : {0, 4, 10, 30}) {
+    for (const int64_t query_latent : {0, 9}) {
+      SCOPED_TRACE(::testing::Message() << window << " " << query_latent);
+      LatentOptions options = kSmall;
+      options.window = window;
+      options.query_latent_dim = query_latent;
+      const auto layer = make_layer(options);
+      const auto seen = static_cast<double>(std::min<int64_t>(window, 10));
+      const std::map<std::string, double> symbols = {
+          {"T", 10},
+          {"S", 9},
+          {"E", 20},
+          {"H", 4},
+          {"Dv", 5},
+          {"s", 2},
+          {"G", 2},
+          {"Dc", 7},
+          {"Dn", 6},
+          {"Dr", 4},
+          {"M", seen},
+          {"N", seen},
+          {"Q", query_latent == 0 ? 20 * 40 : 9 * (20 + 40)}};
+      const auto formula = [&](const char* of) {
+        return testing::cost_by_formula(window == 0 ? gla_mechanism() : asa_local_mechanism(), of,
+                                        symbols);
+      };
+      const nn::MixerCost forward = layer->forward_cost(10), step = layer->step_cost(9);
+      EXPECT_DOUBLE_EQ(formula("forward, projections (FLOPs)"), forward.projection_flops);
+      EXPECT_DOUBLE_EQ(formula("forward, attention (FLOPs)"), forward.core_flops);
+      EXPECT_DOUBLE_EQ(formula("backward, projections (FLOPs)"), 2 * forward.projection_flops);
+      // Three products as wide as keys and two as wide as values, instead of one each.
+      EXPECT_DOUBLE_EQ(formula("backward, attention (FLOPs)"), forward.core_flops / 15 * 40);
+      EXPECT_DOUBLE_EQ(formula("decoding one token, projections (FLOPs)"), step.projection_flops);
+      EXPECT_DOUBLE_EQ(formula("decoding one token, attention (FLOPs)"), step.core_flops);
+      EXPECT_DOUBLE_EQ(formula("cache per token kept (bytes)"),
+                       static_cast<double>(layer->cache_bytes(1, DType::bf16)));
+    }
+  }
 }
 
 TEST(LatentLayer, LargeScoresStayFinite) {
