@@ -223,13 +223,13 @@ class BlockSelector {
       for (int64_t column = 0; column < tile.width; column += kLanes)
         simd::store(row + column, attention(row + column, memory.lse + column));
       A* const sums = memory.sums + key * kLanes;
+      simd::store(sums, V{});
       for (int64_t i = 0; i < tile.leaders; ++i) {
         A sum = row[i];
         for (int64_t h = 1; h < heads_; ++h) sum += row[h * tile.stride + i];
         const bool counts = static_cast<A>(key) < memory.seen[i] && sum >= A(0);
         sums[i] = counts ? sum : A(0);
       }
-      std::fill(sums + tile.leaders, sums + kLanes, A(0));
     }
   }
 
