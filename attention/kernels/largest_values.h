@@ -25,8 +25,8 @@ class LargestValues {
 
   enum class Lists { one_per_lane, along_lanes };
 
-  /// values [vectors][kLanes]; list i has at least wanted[i] >= 1 values that may be taken (one
-  /// list: wanted[0]).
+  /// values [vectors][kLanes]; list i has at least wanted[i] values that may be taken (one list:
+  /// wanted[0]). A list of which none is wanted may hold anything, and is not to be written.
   void find(Lists lists, const A* values, int64_t vectors, const int64_t* wanted) {
     const bool along = lists == Lists::along_lanes;
     Int want{};
@@ -50,8 +50,8 @@ class LargestValues {
       low = Int{} + least;
       high = Int{} + most;
     }
-    Int above{};  // values from `high` on
-    Int exact{};  // mask of the lists with just as many values from `low` on as are wanted
+    Int above{};            // values from `high` on
+    Int exact = want == 0;  // mask of the lists with as many values from `low` on as are wanted
     for (;;) {
       const Int open = (high - low > 1) & ~exact;
       if (!any(open)) break;

@@ -34,10 +34,10 @@ void validate(const BlockSelectionOptions& options);
 /// ones the lower, until there are `count` or no more. Where the first run began before `position`,
 /// its lists are the last ones of `inherited`, the selection of the call before.
 ///
-/// q and k f64, f32, bf16 or f16 of one type and any strides; lse f64 for f64, else f32. The same rows
-/// and lse give a query the same list for any number of threads and however a sequence is cut into
-/// calls. Nothing of size T x Nc is stored. Carries no gradient. Throws ShapeError, DTypeError,
-/// DeviceError, ConfigError.
+/// q and k f64, f32, bf16 or f16 of one type and any strides; lse f64 for f64, else f32. The same
+/// rows and lse give a query the same list for any number of threads and however a sequence is cut
+/// into calls. Nothing of size T x Nc is stored. Carries no gradient. Throws ShapeError,
+/// DTypeError, DeviceError, ConfigError.
 /// Source: arXiv 2502.11089, equations 9 to 12; runs: arXiv 2511.00819, figure 2.
 Selection select_blocks(const Tensor& q, const Tensor& k, const Tensor& lse, int64_t position,
                         int64_t keys, const BlockSelectionOptions& options,
