@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels/prefetch.h"
 #include "kernels/simd.h"
 
 namespace weft::attention {
@@ -42,18 +43,32 @@ inline simd::Vec<T> fold(simd::Vec<T> v, Op op, std::index_sequence<I...> lanes)
   return v;
 }
 
-template <class A, int Rows, int Vectors>
-inline void score(int64_t depth, const A* a, int64_t lda, const KeyVector<A>* keys, A* scores,
-                  int64_t ld) {
+/// Asks for line `at` of a piece of memory that is needed soon.
+template <class A>
+inline void ask(const A* memory, int64_t at) {
+  __builtin_prefetch(memory + at, 0, 3);
+}
+
+/// `ahead`: for each vector of keys a piece of memory of the same size, which is asked for.
+template <class A, int Rows, int Vectors, bool Ahead>
+inline void score(int64_t depth, const A* a, int64_t lda, const KeyVector<A>* keys,
+                  const A* const* ahead, A* scores, int64_t ld) {
   using V = simd::Vec<A>;
   constexpr int kLanes = simd::kLanes<A>;
   const A* columns[Vectors];
-  for (int v = 0; v < Vectors; ++v) columns[v] = keys[v].k_columns;
+  const A* next[Vectors];
+  for (int v = 0; v < Vectors; ++v) {
+    columns[v] = keys[v].k_columns;
+    next[v] = Ahead ? ahead[v] : nullptr;
+  }
   V sum[Rows][Vectors] = {};
   for (int64_t d = 0; d < depth; ++d) {
     V column[Vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) column[v] = simd::load(columns[v] + d * kLanes);
+    for (int v = 0; v < Vectors; ++v) {
+      column[v] = simd::load(columns[v] + d * kLanes);
+      if constexpr (Ahead) ask(next[v], d * kLanes);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const A element = a[r * lda + d];
@@ -111,9 +126,10 @@ inline void score_both(int64_t dim, const A* q, int64_t ldq, int64_t value_dim, 
   }
 }
 
-template <class A, int Rows, int Vectors>
+template <class A, int Rows, int Vectors, bool Ahead>
 inline void weigh(int64_t count, const KeyVector<A>* keys, int64_t stride, int64_t column,
-                  const A* weights, int64_t ld, A* to, int64_t ldt, const A* factor) {
+                  const A* weights, int64_t ld, A* to, int64_t ldt, const A* factor,
+                  const A* const* ahead) {
   using V = simd::Vec<A>;
   constexpr int kLanes = simd::kLanes<A>;
   V sum[Rows][Vectors] = {};
@@ -132,7 +148,10 @@ inline void weigh(int64_t count, const KeyVector<A>* keys, int64_t stride, int64
     for (int64_t j = 0; j < seen; ++j) {
       V row[Vectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) row[v] = simd::load(rows + j * stride + v * kLanes);
+      for (int v = 0; v < Vectors; ++v) {
+        row[v] = simd::load(rows + j * stride + v * kLanes);
+        if constexpr (Ahead) ask(ahead[i], column + j * stride + v * kLanes);
+      }
 #pragma GCC unroll 8
       for (int r = 0; r < Rows; ++r) {
         const A element = weight[r * ld + j];
@@ -150,7 +169,8 @@ inline void weigh(int64_t count, const KeyVector<A>* keys, int64_t stride, int64
 
 template <class A, int Rows, int Vectors>
 inline void spread(int64_t count, const KeyVector<A>* keys, const A* weights, int64_t ld,
-                   const A* x, int64_t ldx, int64_t column, A* to, int64_t stride) {
+                   const A* x, int64_t ldx, int64_t column, A* to, int64_t stride,
+                   PrefetchQueue* prefetch) {
   using V = simd::Vec<A>;
   constexpr int kLanes = simd::kLanes<A>;
   V row[Rows][Vectors];
@@ -176,6 +196,7 @@ inline void spread(int64_t count, const KeyVector<A>* keys, const A* weights, in
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) simd::store(target + j * stride + v * kLanes, sum[v]);
     }
+    if (prefetch != nullptr) prefetch->step();
   }
 }
 
@@ -211,26 +232,32 @@ inline A sum_of_lanes(simd::Vec<A> v) {
 }
 
 /// scores[r][i] = <a_r, key i> for up to kLaneRows rows and all lanes of `count` key vectors. Each
-/// score is one chain of fused multiply-adds over the dims.
+/// score is one chain of fused multiply-adds over the dims. `ahead`, unless null, points to memory
+/// that is needed next, as many pieces as there are vectors.
 template <class A>
 void score_keys(int64_t rows, int64_t count, int64_t dim, const A* a, int64_t lda,
-                const KeyVector<A>* keys, A* scores, int64_t ld) {
+                const KeyVector<A>* keys, A* scores, int64_t ld, const A* const* ahead = nullptr) {
   detail::with_constant<kLaneRows>(rows, [&]<int Rows>() {
     for (int64_t i = 0; i < count;) {
       const int64_t vectors = std::min<int64_t>(count - i, detail::kLaneVectors);
+      A* const to = scores + i * simd::kLanes<A>;
       detail::with_constant<detail::kLaneVectors>(vectors, [&]<int Vectors>() {
-        detail::score<A, Rows, Vectors>(dim, a, lda, keys + i, scores + i * simd::kLanes<A>, ld);
+        if (ahead != nullptr) {
+          detail::score<A, Rows, Vectors, true>(dim, a, lda, keys + i, ahead + i, to, ld);
+        } else {
+          detail::score<A, Rows, Vectors, false>(dim, a, lda, keys + i, nullptr, to, ld);
+        }
       });
       i += vectors;
     }
   });
 }
 
-/// s[r][i] = <q_r, key i> and dp[r][i] = <dout_r, value i>.
+/// s[r][i] = <q_r, key i> and dp[r][i] = <dout_r, value i>. `prefetch` makes a step now and then.
 template <class A>
 void score_keys_and_values(int64_t rows, int64_t count, int64_t dim, const A* q, int64_t ldq,
                            int64_t value_dim, const A* dout, int64_t ldo, const KeyVector<A>* keys,
-                           A* s, A* dp, int64_t ld) {
+                           A* s, A* dp, int64_t ld, PrefetchQueue* prefetch = nullptr) {
   constexpr int kVectors = detail::kLaneVectors / 2;
   detail::with_constant<kLaneRows>(rows, [&]<int Rows>() {
     for (int64_t i = 0; i < count;) {
@@ -241,18 +268,26 @@ void score_keys_and_values(int64_t rows, int64_t count, int64_t dim, const A* q,
                                              dp + at, ld);
       });
       i += vectors;
+      if (prefetch != nullptr) prefetch->step();
     }
   });
 }
 
 /// to[r] = factor[r] to[r] + sum over the counted keys of weights[r][key] * row of the key, for
-/// columns [0, width) in whole vectors. Without `factor`, `to` is overwritten.
+/// columns [0, width) in whole vectors. Without `factor`, `to` is overwritten. `ahead` as above.
 template <class A>
 void weigh_rows(int64_t rows, int64_t count, const KeyVector<A>* keys, int64_t stride,
-                int64_t width, const A* weights, int64_t ld, A* to, int64_t ldt, const A* factor) {
+                int64_t width, const A* weights, int64_t ld, A* to, int64_t ldt, const A* factor,
+                const A* const* ahead = nullptr) {
   detail::with_constant<kLaneRows>(rows, [&]<int Rows>() {
     detail::for_each_strip<A>(width, [&]<int Vectors>(int64_t column) {
-      detail::weigh<A, Rows, Vectors>(count, keys, stride, column, weights, ld, to, ldt, factor);
+      if (ahead != nullptr) {
+        detail::weigh<A, Rows, Vectors, true>(count, keys, stride, column, weights, ld, to, ldt,
+                                              factor, ahead);
+      } else {
+        detail::weigh<A, Rows, Vectors, false>(count, keys, stride, column, weights, ld, to, ldt,
+                                               factor, nullptr);
+      }
     });
   });
 }
@@ -261,10 +296,12 @@ void weigh_rows(int64_t rows, int64_t count, const KeyVector<A>* keys, int64_t s
 /// [index][kLanes][stride].
 template <class A>
 void spread_rows(int64_t rows, int64_t count, const KeyVector<A>* keys, const A* weights,
-                 int64_t ld, const A* x, int64_t ldx, int64_t width, A* to, int64_t stride) {
+                 int64_t ld, const A* x, int64_t ldx, int64_t width, A* to, int64_t stride,
+                 PrefetchQueue* prefetch = nullptr) {
   detail::with_constant<kLaneRows>(rows, [&]<int Rows>() {
     detail::for_each_strip<A>(width, [&]<int Vectors>(int64_t column) {
-      detail::spread<A, Rows, Vectors>(count, keys, weights, ld, x, ldx, column, to, stride);
+      detail::spread<A, Rows, Vectors>(count, keys, weights, ld, x, ldx, column, to, stride,
+                                       prefetch);
     });
   });
 }

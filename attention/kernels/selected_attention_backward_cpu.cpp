@@ -8,6 +8,7 @@
 #include "weft/tensor/dispatch.h"
 #include "weft/tensor/parallel.h"
 
+#include "kernels/prefetch.h"
 #include "kernels/selected_attention_kernels.h"
 #include "kernels/selected_tile.h"
 #include "kernels/turnstile.h"
@@ -24,6 +25,13 @@ class SelectedBackward {
   /// Rows of a tile that meet a batch of keys together, and vectors of keys of a batch.
   static constexpr int64_t kRows = 32;
   static constexpr int64_t kBatch = 256 / kLanes;
+
+  /// A tile that lists blocks of a chunk: which of its list, and whether that is its first chunk,
+  /// second and so on.
+  struct Visit {
+    int32_t tile, order;
+    int32_t first, count;
+  };
 
   /// The blocks of a chunk, packed.
   struct Chunk {
@@ -46,17 +54,18 @@ class SelectedBackward {
         dim_width_(padded<A>(params.dim)),
         value_width_(padded<A>(params.value_dim)),
         chunk_blocks_(choose_chunk()),
+        chunks_((shape_.blocks() + chunk_blocks_ - 1) / chunk_blocks_),
         turns_(pairs_ * tiles_),
         delta_(empty({params.batch, params.heads, params.queries}, dtype_of<A>)) {}
 
   void run() {
     prepare();
-    const int64_t chunks = (shape_.blocks() + chunk_blocks_ - 1) / chunk_blocks_;
+    find_visits();
     const int64_t chunk_keys = chunk_blocks_ * vectors_.per_block * kLanes;
     const int64_t per_key = p_.dim + p_.value_dim + 2 * dim_width_ + value_width_;
     const int64_t per_row = 2 * dim_width_ + value_width_ + 2 * kBatch * kLanes;
     ThreadScratch<A> scratch(num_threads(), chunk_keys * per_key + kRows * per_row);
-    parallel_for_dynamic(0, pairs_ * chunks, 1, [&](int64_t begin, int64_t end, int thread) {
+    parallel_for_dynamic(0, pairs_ * chunks_, 1, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t task = begin; task < end; ++task)
         run_chunk(task % pairs_, task / pairs_, scratch.of(thread));
     });
@@ -68,7 +77,7 @@ class SelectedBackward {
   /// them fits in the second-level cache; fewer give more tasks. Depends on the problem alone, as
   /// do the bits of dq.
   int64_t choose_chunk() const {
-    constexpr int64_t kCacheElements = (640 << 10) / sizeof(A);
+    constexpr int64_t kCacheElements = (1 << 20) / sizeof(A);
     const int64_t block_keys = vectors_.per_block * kLanes;
     const int64_t per_block = block_keys * (3 * p_.dim + 2 * p_.value_dim);
     int64_t blocks = std::max<int64_t>(kCacheElements / per_block, 1);
@@ -98,13 +107,45 @@ class SelectedBackward {
         const SelectedRows rows(p_, shape_, b, kv_head, i % tiles_);
         const auto list = seen_blocks(b, kv_head, i % tiles_);
         const bool empty = list.first == list.last;
-        if (!empty) turns_.open(i, *list.first / chunk_blocks_);
+        turns_.open(i, 0);
         for (int64_t r = 0; r < rows.count(); ++r) {
           const int64_t t = rows.query(r), h = rows.head(r);
           if (empty) std::fill_n(dq_row(b, t, h), p_.dim, A(0));
           delta[rows.statistics_at(p_, r)] =
               dot(row_at<const T>(p_.dout, b, t, h), row_at<const T>(p_.o, b, t, h), p_.value_dim);
         }
+      }
+    });
+  }
+
+  void find_visits() {
+    visits_.resize(static_cast<size_t>(p_.batch * shape_.groups));
+    parallel_for(0, p_.batch * shape_.groups, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        Visits& visits = visits_[static_cast<size_t>(i)];
+        visits.starts.assign(static_cast<size_t>(chunks_ + 1), 0);
+        const auto for_each = [&](auto&& body) {
+          for (int64_t tile = 0; tile < tiles_; ++tile) {
+            const auto list =
+                seen_blocks(i / shape_.groups, i % shape_.groups * heads_per_list_, tile);
+            int32_t order = 0;
+            for (const int32_t* block = list.first; block < list.last; ++order) {
+              const int64_t chunk = *block / chunk_blocks_;
+              const int32_t* after = block + 1;
+              while (after < list.last && *after < (chunk + 1) * chunk_blocks_) ++after;
+              body(chunk, Visit{static_cast<int32_t>(tile), order,
+                                static_cast<int32_t>(block - list.first),
+                                static_cast<int32_t>(after - block)});
+              block = after;
+            }
+          }
+        };
+        for_each([&](int64_t chunk, const Visit&) { ++visits.starts[chunk + 1]; });
+        for (int64_t chunk = 0; chunk < chunks_; ++chunk)
+          visits.starts[chunk + 1] += visits.starts[chunk];
+        visits.all.resize(static_cast<size_t>(visits.starts[chunks_]));
+        std::vector<int64_t> next = visits.starts;
+        for_each([&](int64_t chunk, const Visit& visit) { visits.all[next[chunk]++] = visit; });
       }
     });
   }
@@ -133,12 +174,14 @@ class SelectedBackward {
                       .dk = take(keys * dim_width_),
                       .dv = take(keys * value_width_)};
     pack(b, kv_head, chunk);
-    // Earlier queries see none of the chunk's keys.
-    const int64_t first_query = std::max<int64_t>(chunk.first * shape_.key_block - p_.position, 0);
+    const Visits& visits = visits_[b * shape_.groups + kv_head / heads_per_list_];
+    const Visit* const first = visits.all.data() + visits.starts[index];
+    const Visit* const last = visits.all.data() + visits.starts[index + 1];
     std::vector<KeyVector<A>> vectors;
-    if (first_query < p_.queries) {
-      for (int64_t tile = shape_.tile_of(first_query); tile < tiles_; ++tile)
-        meet_tile(b, kv_head, tile, chunk, vectors, scratch);
+    PrefetchQueue queue;
+    for (const Visit* visit = first; visit < last; ++visit) {
+      if (visit + 1 < last) ask_for_rows(b, kv_head, visit[1].tile, steps_of(visit->count), queue);
+      meet_tile(b, kv_head, *visit, chunk, vectors, queue, scratch);
     }
     unpack(b, kv_head, chunk);
   }
@@ -184,14 +227,35 @@ class SelectedBackward {
     }
   }
 
-  void meet_tile(int64_t b, int64_t kv_head, int64_t tile, const Chunk& chunk,
-                 std::vector<KeyVector<A>>& vectors, A* scratch) {
-    const auto list = seen_blocks(b, kv_head, tile);
-    const int32_t* const first = std::lower_bound(list.first, list.last, chunk.first);
-    const int32_t* last = first;
-    while (last < list.last && *last < chunk.last) ++last;
-    if (first == last) return;
+  /// Queues the first rows of a tile, which lie apart in memory, for the steps of the tile before.
+  void ask_for_rows(int64_t b, int64_t kv_head, int64_t tile, int64_t steps,
+                    PrefetchQueue& queue) const {
+    const SelectedRows rows(p_, shape_, b, kv_head, tile);
+    const int64_t t = rows.first_query, h = rows.head(0);
+    const bool one_head = rows.group == 1;
+    const int64_t count = std::min(kLaneRows, one_head ? rows.count() : rows.group);
+    const auto add = [&](const auto* data, const HeadsView& view, int64_t columns, bool write) {
+      queue.add(data, one_head ? view.row_stride : view.head_stride, count, columns, write);
+    };
+    queue.clear();
+    add(row_at<T>(p_.q, b, t, h), p_.q, p_.dim, false);
+    add(row_at<T>(p_.dout, b, t, h), p_.dout, p_.value_dim, false);
+    add(dq_row(b, t, h), p_.dq_sum, p_.dim, true);
+    queue.spread(steps);
+  }
 
+  /// Steps of the prefetch queue that some blocks take with a few rows.
+  int64_t steps_of(int64_t blocks) const {
+    const int64_t vectors = blocks * vectors_.per_block;
+    return 2 * vectors + (vectors + 1) / 2;
+  }
+
+  void meet_tile(int64_t b, int64_t kv_head, const Visit& visit, const Chunk& chunk,
+                 std::vector<KeyVector<A>>& vectors, PrefetchQueue& queue, A* scratch) {
+    const int64_t tile = visit.tile;
+    const int32_t* const first =
+        p_.selection.list(b, kv_head / heads_per_list_, tile).first + visit.first;
+    const int32_t* const last = first + visit.count;
     const SelectedRows rows(p_, shape_, b, kv_head, tile);
     const int64_t end = p_.position + rows.last_query;
     vectors.clear();
@@ -210,21 +274,19 @@ class SelectedBackward {
       }
     }
     const int64_t gate = (b * p_.kv_heads + kv_head) * tiles_ + tile;
-    const int64_t turn = chunk.first / chunk_blocks_;
-    const int64_t next_turn = last < list.last ? *last / chunk_blocks_ : -1;
     for (int64_t row = 0; row < rows.count(); row += kRows) {
       const int64_t n = std::min(kRows, rows.count() - row);
-      const A* const dq = meet_rows(rows, row, n, vectors, chunk, scratch);
-      if (row == 0) turns_.wait(gate, turn);
-      add_dq(rows, row, n, dq, first == list.first);
+      const A* const dq = meet_rows(rows, row, n, vectors, chunk, queue, scratch);
+      if (row == 0) turns_.wait(gate, visit.order);
+      add_dq(rows, row, n, dq, visit.order == 0);
     }
-    turns_.pass(gate, next_turn);
+    turns_.pass(gate, visit.order + 1);
   }
 
   /// Adds to the chunk's dk and dv; gives dq [rows][dim width].
   const A* meet_rows(const SelectedRows& tile, int64_t row0, int64_t rows,
                      const std::vector<KeyVector<A>>& vectors, const Chunk& chunk,
-                     A* scratch) const {
+                     PrefetchQueue& queue, A* scratch) const {
     constexpr int64_t kWidth = kBatch * kLanes;
     A* const p = scratch;
     A* const ds = p + kRows * kWidth;
@@ -245,14 +307,15 @@ class SelectedBackward {
         const A* const q_rows = q.data + r * q.stride;
         const A* const dout_rows = dout.data + r * dout.stride;
         score_keys_and_values(few, n, p_.dim, q_rows, q.stride, p_.value_dim, dout_rows,
-                              dout.stride, keys, p, ds, kWidth);
+                              dout.stride, keys, p, ds, kWidth, &queue);
         for (int64_t i = 0; i < few; ++i)
           differentiate(tile, row0 + r + i, n, keys, p + i * kWidth, ds + i * kWidth);
         weigh_rows(few, n, keys, dim_width_, dim_width_, ds, kWidth, dq + r * dim_width_,
                    dim_width_, first == 0 ? nullptr : kOnes);
         spread_rows(few, n, keys, p, kWidth, dout_rows, dout.stride, value_width_, chunk.dv,
-                    value_width_);
-        spread_rows(few, n, keys, ds, kWidth, q_rows, q.stride, dim_width_, chunk.dk, dim_width_);
+                    value_width_, &queue);
+        spread_rows(few, n, keys, ds, kWidth, q_rows, q.stride, dim_width_, chunk.dk, dim_width_,
+                    &queue);
       }
     }
     return dq;
@@ -273,6 +336,7 @@ class SelectedBackward {
       simd::store(p_lanes, probability);
       simd::store(ds_lanes, probability * (simd::load(ds_lanes) - delta));
       const int64_t seen = std::min(end - keys[i].first_key, keys[i].count);
+      if (seen >= kLanes) continue;
       hide_lanes(p_lanes, seen, A(0));
       hide_lanes(ds_lanes, seen, A(0));
     }
@@ -307,7 +371,13 @@ class SelectedBackward {
   const SelectedAttentionBackwardParams& p_;
   SelectionShape shape_;
   BlockVectors<A> vectors_;
-  int64_t tiles_, pairs_, heads_per_list_, dim_width_, value_width_, chunk_blocks_;
+  int64_t tiles_, pairs_, heads_per_list_, dim_width_, value_width_, chunk_blocks_, chunks_;
+  /// By batch entry and group: the visits of its chunks, one chunk behind the other.
+  struct Visits {
+    std::vector<int64_t> starts;  // [chunks + 1]
+    std::vector<Visit> all;
+  };
+  std::vector<Visits> visits_;
   Turnstile turns_;
   Tensor delta_;
 };

@@ -42,14 +42,25 @@ class SelectedForward {
     ThreadScratch<A> scratch(num_threads(),
                              kRows * (padded<A>(p_.dim) + chunk_ * kLanes + value_width_ + 3));
     parallel_for_dynamic(0, pairs * tiles, 16, [&](int64_t begin, int64_t end, int thread) {
-      std::vector<KeyVector<A>> keys;
-      for (int64_t task = begin; task < end; ++task)
-        run_tile(task / tiles / p_.kv_heads, task / tiles % p_.kv_heads, task % tiles, keys,
-                 scratch.of(thread));
+      Lists lists;
+      list_keys(begin, lists.next);
+      for (int64_t task = begin; task < end; ++task) {
+        lists.keys.swap(lists.next);
+        lists.next.clear();
+        if (task + 1 < end) list_keys(task + 1, lists.next);
+        run_tile(task, lists, scratch.of(thread));
+      }
     });
   }
 
  private:
+  /// The vectors of keys of a tile and of the one after it, and the pieces of memory that they lie
+  /// in, in the order of their use.
+  struct Lists {
+    std::vector<KeyVector<A>> keys, next;
+    std::vector<const A*> pieces;
+  };
+
   /// K as [pair][vector][dim][kLanes], V as [pair][vector][kLanes][value width].
   void pack(int64_t pairs) {
     k_ = empty({pairs, packed_vectors_, p_.dim, kLanes}, dtype_of<A>);
@@ -70,12 +81,17 @@ class SelectedForward {
     });
   }
 
-  /// The vectors of keys that some row of the tile sees, and the first of them that not all rows
-  /// see to its end.
-  void list_keys(const SelectedRows& rows, int64_t tile, std::vector<KeyVector<A>>& keys) const {
-    keys.clear();
+  SelectedRows rows_of(int64_t task) const {
+    const int64_t tiles = shape_.tiles();
+    return {p_, shape_, task / tiles / p_.kv_heads, task / tiles % p_.kv_heads, task % tiles};
+  }
+
+  /// The vectors of keys that some row of a tile sees.
+  void list_keys(int64_t task, std::vector<KeyVector<A>>& keys) const {
+    const SelectedRows rows = rows_of(task);
     const int64_t heads_per_list = p_.kv_heads / shape_.groups;
-    const auto list = p_.selection.list(rows.batch, rows.kv_head / heads_per_list, tile);
+    const auto list =
+        p_.selection.list(rows.batch, rows.kv_head / heads_per_list, task % shape_.tiles());
     const int64_t pair = rows.batch * p_.kv_heads + rows.kv_head;
     const A* const k = k_.data<A>() + pair * packed_vectors_ * p_.dim * kLanes;
     const A* const v = v_.data<A>() + pair * packed_vectors_ * kLanes * value_width_;
@@ -96,16 +112,30 @@ class SelectedForward {
     }
   }
 
-  void run_tile(int64_t b, int64_t kv_head, int64_t tile, std::vector<KeyVector<A>>& keys,
-                A* scratch) const {
-    const SelectedRows rows(p_, shape_, b, kv_head, tile);
-    list_keys(rows, tile, keys);
+  void run_tile(int64_t task, Lists& lists, A* scratch) const {
+    const SelectedRows rows = rows_of(task);
     for (int64_t row = 0; row < rows.count(); row += kRows)
-      run_rows(rows, row, std::min(kRows, rows.count() - row), keys, scratch);
+      run_rows(rows, row, std::min(kRows, rows.count() - row), lists, scratch);
   }
 
-  void run_rows(const SelectedRows& tile, int64_t row0, int64_t rows,
-                const std::vector<KeyVector<A>>& keys, A* scratch) const {
+  /// The memory that a chunk of keys lies in, in the order of its use, and what comes after it:
+  /// entry i + kLaneVectors is asked for while entry i is read.
+  void list_pieces(const Lists& lists, int64_t first, int64_t n,
+                   std::vector<const A*>& pieces) const {
+    pieces.clear();
+    for (int64_t i = 0; i < n; ++i) pieces.push_back(lists.keys[first + i].k_columns);
+    for (int64_t i = 0; i < n; ++i) pieces.push_back(lists.keys[first + i].rows);
+    const auto count = static_cast<int64_t>(lists.keys.size());
+    const std::vector<KeyVector<A>>& after = first + n < count ? lists.keys : lists.next;
+    const int64_t start = first + n < count ? first + n : 0;
+    for (int64_t i = 0; i < detail::kLaneVectors; ++i) {
+      const bool known = start + i < static_cast<int64_t>(after.size());
+      pieces.push_back(known ? after[start + i].k_columns : pieces.front());
+    }
+  }
+
+  void run_rows(const SelectedRows& tile, int64_t row0, int64_t rows, Lists& lists,
+                A* scratch) const {
     const int64_t ld = chunk_ * kLanes;
     A* const scores = scratch;
     A* const output = scores + kRows * ld;
@@ -116,16 +146,18 @@ class SelectedForward {
     std::fill_n(largest, rows, kHidden);
     const A c = static_cast<A>(p_.scale * 1.4426950408889634074);
     std::fill_n(sum, rows, A(0));
-    const auto count = static_cast<int64_t>(keys.size());
+    const auto count = static_cast<int64_t>(lists.keys.size());
     for (int64_t first = 0; first < count; first += chunk_) {
       const int64_t n = std::min(chunk_, count - first);
-      const KeyVector<A>* const chunk = keys.data() + first;
+      const KeyVector<A>* const chunk = lists.keys.data() + first;
+      list_pieces(lists, first, n, lists.pieces);
+      const A* const* const ahead = lists.pieces.data() + detail::kLaneVectors;
       // A few vectors of keys stay in the first-level cache for all rows.
       for (int64_t i = 0; i < n; i += detail::kLaneVectors) {
         for (int64_t r = 0; r < rows; r += kLaneRows) {
           score_keys(std::min(kLaneRows, rows - r), std::min<int64_t>(detail::kLaneVectors, n - i),
                      p_.dim, q.data + r * q.stride, q.stride, chunk + i,
-                     scores + r * ld + i * kLanes, ld);
+                     scores + r * ld + i * kLanes, ld, r == 0 ? ahead + i : nullptr);
         }
       }
       for (int64_t i = 0; i < n; ++i) {
@@ -141,7 +173,7 @@ class SelectedForward {
       for (int64_t r = 0; r < rows; r += kLaneRows) {
         weigh_rows(std::min(kLaneRows, rows - r), n, chunk, value_width_, value_width_,
                    scores + r * ld, ld, output + r * value_width_, value_width_,
-                   first == 0 ? nullptr : factor + r);
+                   first == 0 ? nullptr : factor + r, r == 0 ? ahead + n : nullptr);
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
