@@ -82,8 +82,10 @@ class RecallTokens final : public GeneratedTokens {
   void fill(uint64_t document, std::span<int32_t> inputs,
             std::span<int32_t> targets) const override {
     const auto length = static_cast<int64_t>(inputs.size()) + 1;
-    const int64_t filler = options_.gap + std::max<int64_t>(0, options_.spread);
     RecallOptions options = options_;
+    DocumentRandom random(RandomStream::recall, ~seed(), document);
+    if (static_cast<int64_t>(random.below(100)) < options.easy) options.gap = options.spread = 0;
+    const int64_t filler = options.gap + std::max<int64_t>(0, options.spread);
     options.pairs = std::min(options.pairs, (length - filler - recall_length(0)) / 4);
     WEFT_CHECK(options.pairs >= 1, ConfigError, "{}: sequences need at least {} tokens, got {}",
                name(), recall_length(1, filler) - 1, inputs.size());
@@ -170,6 +172,7 @@ RecallOptions take_recall_options(Options& options) {
   recall.pairs = take_int("recall", options, "pairs", recall.pairs);
   recall.gap = take_int("recall", options, "gap", recall.gap);
   recall.spread = take_int("recall", options, "spread", recall.spread);
+  recall.easy = take_int("recall", options, "easy", recall.easy);
   recall.keys = take_int("recall", options, "keys", std::max(recall.keys, recall.pairs));
   validate(recall);
   return recall;
@@ -188,9 +191,11 @@ NeedleOptions take_needle_options(Options& options) {
 BuiltinData make_recall(uint64_t seed, Options& options) {
   const RecallOptions recall = take_recall_options(options);
   const auto tokenizer = make_char_tokenizer(recall_alphabet(recall));
+  RecallOptions held_out = recall;
+  held_out.easy = 0;
   return {tokenizer, std::make_shared<RecallTokens>("builtin:recall", tokenizer, seed, recall),
           std::make_shared<RecallTokens>("builtin:recall (held out)", tokenizer, held_out_seed(),
-                                         recall)};
+                                         held_out)};
 }
 
 BuiltinData make_needle(uint64_t seed, Options& options) {
@@ -214,7 +219,7 @@ constexpr std::array kSets = {
     BuiltinSet{"recall",
                "multi-query associative recall: key-value pairs, then queried keys; loss on the "
                "answers alone",
-               "pairs=16, gap=0, spread=0, keys=52", make_recall},
+               "pairs=16, gap=0, spread=0, easy=0, keys=52", make_recall},
     BuiltinSet{"needle",
                "passkeys hidden in filler text and asked for at its end; loss on the answers alone",
                "digits=5, keys=1, asked=0, depth=-1", make_needle},

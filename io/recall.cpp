@@ -57,6 +57,8 @@ void validate(const RecallOptions& options) {
   WEFT_CHECK(options.spread >= -1 && options.spread <= kMostFiller, ConfigError,
              "recall: spread must be 0 to {}, or -1 to fill the sequence, got {}", kMostFiller,
              options.spread);
+  WEFT_CHECK(options.easy >= 0 && options.easy <= 100, ConfigError,
+             "recall: easy must be 0 to 100 (percent), got {}", options.easy);
 }
 
 RecallDocument recall_document(uint64_t seed, uint64_t number, const RecallOptions& options,

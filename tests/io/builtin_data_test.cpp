@@ -215,7 +215,7 @@ TEST(BuiltinData, BadNamesAndOptionsAreRefused) {
   EXPECT_THAT(error_of<ConfigError>([] { make_builtin("builtin:stories:a=1", 1); }),
               HasSubstr("unknown option 'a'; known: none"));
   EXPECT_THAT(error_of<ConfigError>([] { make_builtin("builtin:recall:key=1", 1); }),
-              HasSubstr("unknown option 'key'; known: pairs=16, gap=0, spread=0, keys=52"));
+              HasSubstr("unknown option 'key'; known: pairs=16, gap=0, spread=0, easy=0, keys=52"));
   for (const char* bad :
        {"pairs", "pairs=", "pairs=x", "pairs=0", "pairs=53,keys=52", "pairs=1x"}) {
     EXPECT_THROW(make_builtin(std::string("builtin:recall:") + bad, 1), ConfigError) << bad;

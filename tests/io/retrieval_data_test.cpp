@@ -64,6 +64,25 @@ TEST(RecallFiller, FillsASequenceWithOneDocument) {
   }
 }
 
+TEST(RecallFiller, IsLeftOutOfEasySequences) {
+  const BuiltinData data = make_builtin("builtin:recall:pairs=8,gap=64,spread=-1,easy=30", 3);
+  std::vector<int32_t> inputs(200);
+  std::vector<int32_t> targets(200);
+  const auto count_easy = [&](const TokenSource& source) {
+    int easy = 0;
+    for (int64_t k = 0; k < 200; ++k) {
+      source.read(k, inputs, targets);
+      // Only without filler is there room for more documents.
+      const auto scored = std::count_if(targets.begin(), targets.end(),
+                                        [](int32_t target) { return target != kIgnoreIndex; });
+      easy += scored > 8;
+    }
+    return easy;
+  };
+  EXPECT_NEAR(count_easy(*data.train), 60, 20);
+  EXPECT_EQ(count_easy(*data.valid), 0);
+}
+
 TEST(RecallKeys, MayBeMoreThanTheLetters) {
   const RecallDocument document = recall_document(1, 1, {.pairs = 300, .keys = 400, .exact = true});
   EXPECT_EQ(document.length(), recall_length(300));
@@ -174,6 +193,7 @@ TEST(RetrievalData, OptionsAreParsedAndChecked) {
   for (const Mistake& mistake : std::vector<Mistake>{
            {"builtin:recall:gap=-1", "gap must be 0 to"},
            {"builtin:recall:spread=-2", "or -1 to fill the sequence, got -2"},
+           {"builtin:recall:easy=101", "easy must be 0 to 100"},
            {"builtin:recall:keys=8193", "keys must be 1 to 8192, got 8193"},
            {"builtin:recall:pairs=9,keys=8", "pairs must be 1 to 8 (the number of keys), got 9"},
            {"builtin:needle:digits=0", "digits must be 1 to 16, got 0"},

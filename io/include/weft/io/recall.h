@@ -17,6 +17,8 @@ struct RecallOptions {
   int64_t spread = 0;  ///< characters of filler before and among the pairs; -1: what fills the
                        ///< sequence
   int64_t keys = 52;   ///< size of the alphabet of keys, at least `pairs`
+  int64_t easy = 0;    ///< percent of training sequences that hold documents without filler, from
+                       ///< which a model learns to look up much sooner
   bool exact = false;  ///< always `pairs` pairs; otherwise at least half as many
 };
 
