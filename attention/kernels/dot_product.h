@@ -50,6 +50,20 @@ inline void dot_add(simd::Vec<A> (&sum)[simd::kLanes<A>], int64_t width, const A
 
 }  // namespace detail
 
+/// Rows of memory that are needed soon: rows[j] points to `width` elements. None where `rows` is
+/// null.
+template <class A>
+struct RowsAhead {
+  const A* const* rows = nullptr;
+  int64_t width = 0;
+
+  void ask(int64_t row) const {
+    if (rows == nullptr) return;
+    for (int64_t d = 0; d < width; d += 64 / static_cast<int64_t>(sizeof(A)))
+      __builtin_prefetch(rows[row] + d, 0, 3);
+  }
+};
+
 /// Dims of a key that lie in one row: keys[j] points to `width` elements, in whole vectors.
 template <class A>
 struct KeyPart {
@@ -59,14 +73,17 @@ struct KeyPart {
 
 /// scores[r][j] = <q_r, key j> for j < count, where the dims of a key lie in two parts; a row of q
 /// holds both, one behind the other. The pointers must be readable, and valid, up to `count`
-/// rounded up to kLanes keys.
+/// rounded up to kLanes keys. `ahead` has as many rows.
 template <class A>
 void dot_keys(int64_t rows, int64_t count, const A* q, int64_t ldq, KeyPart<A> first,
-              KeyPart<A> second, A* scores, int64_t ld) {
+              KeyPart<A> second, A* scores, int64_t ld, RowsAhead<A> ahead) {
   constexpr int n = simd::kLanes<A>;
   const auto some = [&]<int Rows>(int64_t row) {
     constexpr int kKeys = n / Rows;
     for (int64_t j = 0; j < count; j += kKeys) {
+      if (row == 0) {
+        for (int64_t i = 0; i < kKeys; ++i) ahead.ask(j + i);
+      }
       simd::Vec<A> sum[n] = {};
       detail::dot_add<A, Rows>(sum, first.width, q + row * ldq, ldq, first.keys + j);
       if (second.width > 0) {
@@ -92,7 +109,7 @@ namespace detail {
 
 template <class A, int Rows, int Vectors>
 inline void weigh_pointed(int64_t count, const A* const* values, int64_t column, const A* weights,
-                          int64_t ld, A* to, int64_t ldt, const A* factor) {
+                          int64_t ld, A* to, int64_t ldt, const A* factor, RowsAhead<A> ahead) {
   constexpr int n = simd::kLanes<A>;
   simd::Vec<A> sum[Rows][Vectors];
 #pragma GCC unroll 4
@@ -103,6 +120,7 @@ inline void weigh_pointed(int64_t count, const A* const* values, int64_t column,
   }
   for (int64_t j = 0; j < count; ++j) {
     const A* const value = values[j] + column;
+    ahead.ask(j);
     simd::Vec<A> row[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) row[v] = simd::load(value + v * n);
@@ -123,14 +141,17 @@ inline void weigh_pointed(int64_t count, const A* const* values, int64_t column,
 }  // namespace detail
 
 /// to[r] = factor[r] to[r] + sum_j weights[r][j] value j, for columns [0, width) in whole vectors.
+/// `ahead` has `count` rows.
 template <class A>
 void weigh_values(int64_t rows, int64_t count, const A* const* values, int64_t width,
-                  const A* weights, int64_t ld, A* to, int64_t ldt, const A* factor) {
+                  const A* weights, int64_t ld, A* to, int64_t ldt, const A* factor,
+                  RowsAhead<A> ahead) {
   for (int64_t r = 0; r < rows; r += kLaneRows) {
     detail::with_constant<kLaneRows>(std::min(kLaneRows, rows - r), [&]<int Rows>() {
       detail::for_each_strip<A>(width, [&]<int Vectors>(int64_t column) {
         detail::weigh_pointed<A, Rows, Vectors>(count, values, column, weights + r * ld, ld,
-                                                to + r * ldt, ldt, factor + r);
+                                                to + r * ldt, ldt, factor + r,
+                                                r + column == 0 ? ahead : RowsAhead<A>{});
       });
     });
   }

@@ -222,8 +222,23 @@ class SplitForward {
       rows_of_tile(p_.v, unit, unit.kv_head, tile, p_.value_dim, v_buffer, v);
     }
 
+    // Values come while scores are computed, and the keys of the next tile, where those follow in
+    // memory, while values are summed.
+    // Not so for latents: they are few bytes for many products.
+    RowsAhead<A> values_ahead, keys_ahead;
+    const A* next[kMostTileKeys];
+    if constexpr (std::is_same_v<A, T>) {
+      if (!latent) values_ahead = {v, value_width_};
+      if (!latent && !p_.selected) {
+        for (int64_t j = 0; j < tile.count; ++j) {
+          const int64_t key = std::min(tile.keys[j] + tile_keys_, unit.range.last - 1);
+          next[j] = row_at<const T>(p_.k, unit.batch, key, unit.kv_head);
+        }
+        keys_ahead = {next, p_.dim};
+      }
+    }
     dot_keys<A>(rows, tile.count, q, width, {k, dim_width_}, {second, second_width_}, scores,
-                kMostTileKeys);
+                kMostTileKeys, values_ahead);
     const A c = static_cast<A>(p_.scale * 1.4426950408889634074);
     const int64_t first_key = tile.keys[0], last_key = tile.keys[tile.count - 1];
     for (int64_t r = 0; r < rows; ++r) {
@@ -239,7 +254,7 @@ class SplitForward {
       factor[r] = soften(row, padded<A>(tile.count) / kLanes, c, largest[r], sum[r]);
     }
     weigh_values<A>(rows, tile.count, v, value_width_, scores, kMostTileKeys, output, value_width_,
-                    factor);
+                    factor, keys_ahead);
   }
 
   /// Sums the chunks of a unit's rows in order and writes o and lse.
