@@ -4,10 +4,10 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
-
-#include <fmt/format.h>
 
 #include "reference/block_selection_reference.h"
 #include "reference/matrix.h"
@@ -21,6 +21,15 @@ void add_to(Matrix& sum, const Matrix& x) {
 
 double sigmoid(double x) {
   return 1 / (1 + std::exp(-x));
+}
+
+/// The gradient of u, given that of silu(u).
+Matrix silu_backward(Matrix gradient, const Matrix& u) {
+  for (size_t i = 0; i < u.values.size(); ++i) {
+    const double s = sigmoid(u.values[i]);
+    gradient.values[i] *= s * (1 + u.values[i] * (1 - s));
+  }
+  return gradient;
 }
 
 /// Row r, heads of `dim` channels side by side, turned by positions[r].
@@ -228,11 +237,7 @@ struct Compressor {
     } else {
       put("down.weight", transposed_times(dy, a));
       put("down.bias", column_sums(dy));
-      Matrix du = times(dy, get("down.weight"));
-      for (size_t i = 0; i < du.values.size(); ++i) {
-        const double s = sigmoid(u.values[i]);
-        du.values[i] *= s * (1 + u.values[i] * (1 - s));
-      }
+      const Matrix du = silu_backward(times(dy, get("down.weight")), u);
       put("up.weight", transposed_times(du, z));
       put("up.bias", column_sums(du));
       dz = times(du, get("up.weight"));
@@ -249,229 +254,255 @@ struct Compressor {
   }
 };
 
-}  // namespace
-
-NsaResult nsa_layer(const NsaOptions& options, const Parameters& parameters, const Tensor& x,
-                    const Tensor& dy, int64_t position, const NsaOverrides& overrides) {
-  const int64_t batch = x.size(0), length = x.size(1);
-  const int64_t heads = options.n_heads, groups = options.n_kv_heads;
-  const int64_t dim = options.head_dim, value_dim = options.value_dim;
-  const auto [cmp, slc, win] = options.branches;
-  const bool none = options.compressed_rope == CompressedRope::none;
-  const bool before = options.compressed_rope == CompressedRope::before;
-  const auto weight = [&](const std::string& name) { return Matrix(parameters.at(name)); };
-  const Matrix input(x), dout(dy);
-
-  std::vector<double> at_token;
-  for (int64_t row = 0; row < batch * length; ++row)
-    at_token.push_back(static_cast<double>(position + row % length));
-  const auto turn_tokens = [&](const Matrix& rows, bool inverse) {
-    return options.rope_theta == 0 ? rows : turn(rows, dim, options.rope_theta, at_token, inverse);
-  };
-
-  // Projections. With shared keys and values all branches read the same.
-  const auto key_name = [&](const char* branch) {
-    return options.shared_kv ? std::string("k_proj.weight")
-                             : fmt::format("k_proj_{}.weight", branch);
-  };
-  const auto value_name = [&](const char* branch) {
-    return options.shared_kv ? std::string("v_proj.weight")
-                             : fmt::format("v_proj_{}.weight", branch);
-  };
-  const auto project = [&](const std::string& name) {
-    return times_transposed(input, weight(name));
-  };
-  const Matrix q_raw = project("q_proj.weight"), q = turn_tokens(q_raw, false);
-
-  NsaResult result;
-  std::array<Attention, 3> attention;
-  for (Attention& one : attention) {
-    one.batch = batch;
-    one.heads = heads;
-    one.groups = groups;
-    one.dim = dim;
-    one.value_dim = value_dim;
-    one.q = q;
+class Layer {
+ public:
+  Layer(const NsaOptions& options, const Parameters& parameters, const Tensor& x, int64_t position,
+        const NsaOverrides& overrides)
+      : o_(options),
+        parameters_(parameters),
+        overrides_(overrides),
+        shape_(x.shape()),
+        batch_(x.size(0)),
+        length_(x.size(1)),
+        position_(position),
+        input_(x),
+        k_compressor_{options, parameters,         "k_compressor.",
+                      batch_,  options.n_kv_heads, options.head_dim},
+        v_compressor_{options, parameters,         "v_compressor.",
+                      batch_,  options.n_kv_heads, options.value_dim} {
+    for (int64_t row = 0; row < batch_ * length_; ++row)
+      at_token_.push_back(static_cast<double>(position + row % length_));
+    for (size_t c = 0; c < 3; ++c) {
+      if (options.branches[c]) on_.push_back(c);
+    }
   }
 
-  // Compressed branch.
-  Compressor k_compressor{options, parameters, "k_compressor.", batch, groups, dim};
-  Compressor v_compressor{options, parameters, "v_compressor.", batch, groups, value_dim};
-  std::vector<double> at_block;
-  const auto turn_blocks = [&](const Matrix& rows, bool inverse) {
-    return options.rope_theta == 0 || none || before
-               ? rows
-               : turn(rows, dim, options.rope_theta, at_block, inverse);
-  };
-  if (cmp || slc) {
-    Attention& one = attention[0];
-    const Matrix k_raw = project(key_name("cmp"));
-    const Matrix compressed = k_compressor.forward(before ? turn_tokens(k_raw, false) : k_raw);
-    const int64_t inside = options.compressed_rope == CompressedRope::start    ? 0
-                           : options.compressed_rope == CompressedRope::middle ? options.block / 2
-                                                                               : options.block - 1;
+  void forward() {
+    const Matrix q_raw = project("q_proj.weight"), q = turn_tokens(q_raw);
+    for (Attention& one : attention_) {
+      one.batch = batch_;
+      one.heads = o_.n_heads;
+      one.groups = o_.n_kv_heads;
+      one.dim = o_.head_dim;
+      one.value_dim = o_.value_dim;
+      one.q = q;
+    }
+    if (o_.branches[0] || o_.branches[1]) {
+      if (o_.compressed_rope == CompressedRope::none) attention_[0].q = q_raw;
+      compress();
+    }
+    if (o_.branches[1]) select();
+    if (o_.branches[2]) {
+      attention_[2].visible = [this](int64_t, int64_t t, int64_t, int64_t s) {
+        return s <= t && s > t - o_.window;
+      };
+    }
+    for (const size_t c : {size_t{1}, size_t{2}}) {
+      if (!o_.branches[c]) continue;
+      attention_[c].k = turn_tokens(project(key_name(c)));
+      attention_[c].v = project(value_name(c));
+      attention_[c].forward();
+    }
+    gate();
+    result_.y = times_transposed(sum_, weight("o_proj.weight")).tensor(shape_);
+  }
+
+  void backward(const Tensor& dy) {
+    const Matrix dout(dy), wo = weight("o_proj.weight"), dsum = times(dout, wo);
+    result_.gradients["o_proj.weight"] = transposed_times(dout, sum_).tensor({wo.rows, wo.columns});
+    Matrix dlogits(gates_.rows, gates_.columns);
+    for (size_t i = 0; i < on_.size(); ++i) {
+      Attention& one = attention_[on_[i]];
+      Matrix dbranch(sum_.rows, sum_.columns);
+      for (int64_t row = 0; row < sum_.rows; ++row) {
+        for (int64_t column = 0; column < sum_.columns; ++column) {
+          const int64_t at = gate_column(column, i);
+          const double g = gates_.at(row, at), d = dsum.at(row, column);
+          dbranch.at(row, column) = g * d;
+          dlogits.at(row, at) += g * (1 - g) * d * one.o.at(row, column);
+        }
+      }
+      one.backward(dbranch);
+      branch_backward(on_[i]);
+    }
+    if (!overrides_.gates) gate_backward(dlogits);
+    Matrix dx(input_.rows, input_.columns);
+    for (const auto& [name, gradient] : products_) {
+      result_.gradients[name] =
+          transposed_times(gradient, input_).tensor({gradient.columns, input_.columns});
+      dx = dx + times(gradient, weight(name));
+    }
+    result_.dx = dx.tensor(shape_);
+  }
+
+  NsaResult take_result() { return std::move(result_); }
+
+ private:
+  Matrix weight(const std::string& name) const { return Matrix(parameters_.at(name)); }
+  Matrix project(const std::string& name) const { return times_transposed(input_, weight(name)); }
+
+  /// With shared keys and values all branches read the same product.
+  std::string key_name(size_t branch) const {
+    return o_.shared_kv ? "k_proj.weight" : std::string("k_proj_") + kNames[branch] + ".weight";
+  }
+  std::string value_name(size_t branch) const {
+    return o_.shared_kv ? "v_proj.weight" : std::string("v_proj_") + kNames[branch] + ".weight";
+  }
+
+  Matrix turn_tokens(const Matrix& rows, bool inverse = false) const {
+    return o_.rope_theta == 0 ? rows : turn(rows, o_.head_dim, o_.rope_theta, at_token_, inverse);
+  }
+  Matrix turn_blocks(const Matrix& rows, bool inverse = false) const {
+    const bool stay = o_.rope_theta == 0 || o_.compressed_rope == CompressedRope::none ||
+                      o_.compressed_rope == CompressedRope::before;
+    return stay ? rows : turn(rows, o_.head_dim, o_.rope_theta, at_block_, inverse);
+  }
+
+  /// Compressed keys, and the attention to them where it is a branch.
+  void compress() {
+    Attention& one = attention_[0];
+    const Matrix k = project(key_name(0));
+    const Matrix compressed =
+        k_compressor_.forward(o_.compressed_rope == CompressedRope::before ? turn_tokens(k) : k);
+    const int64_t inside = o_.compressed_rope == CompressedRope::middle ? o_.block / 2
+                           : o_.compressed_rope == CompressedRope::end  ? o_.block - 1
+                                                                        : 0;
     for (int64_t row = 0; row < compressed.rows; ++row) {
-      at_block.push_back(
-          static_cast<double>(position + row % k_compressor.blocks * options.stride + inside));
+      at_block_.push_back(
+          static_cast<double>(position_ + row % k_compressor_.blocks * o_.stride + inside));
     }
-    one.k = turn_blocks(compressed, false);
-    if (none) one.q = q_raw;
-    one.visible = [&options](int64_t, int64_t t, int64_t, int64_t i) {
-      return i * options.stride + options.block - 1 <= t;
+    one.k = turn_blocks(compressed);
+    one.visible = [this](int64_t, int64_t t, int64_t, int64_t i) {
+      return i * o_.stride + o_.block - 1 <= t;
     };
-    if (cmp) {
-      one.v = v_compressor.forward(project(value_name("cmp")));
-      one.forward();
-    }
+    if (!o_.branches[0]) return;
+    one.v = v_compressor_.forward(project(value_name(0)));
+    one.forward();
   }
 
-  // Selected branch.
-  std::vector<std::vector<bool>> listed;  // [list][block]
-  if (slc) {
-    const Attention& scores = attention[0];
-    const BlockSelectionOutput chosen =
-        select_blocks(scores.q.tensor({batch, length, heads, dim}),
-                      scores.k.tensor({batch, k_compressor.blocks, groups, dim}), 0, length,
-                      {.compression_block = options.block,
-                       .compression_stride = options.stride,
-                       .key_block = options.select_block,
-                       .count = options.select_count,
-                       .initial = options.initial,
-                       .local = options.local});
-    result.selection = chosen.selection;
+  void select() {
+    const Attention& scores = attention_[0];
+    const BlockSelectionOutput chosen = select_blocks(
+        scores.q.tensor({batch_, length_, o_.n_heads, o_.head_dim}),
+        scores.k.tensor({batch_, k_compressor_.blocks, o_.n_kv_heads, o_.head_dim}), 0, length_,
+        {.compression_block = o_.block,
+         .compression_stride = o_.stride,
+         .key_block = o_.select_block,
+         .count = o_.select_count,
+         .initial = o_.initial,
+         .local = o_.local});
+    result_.selection = chosen.selection;
+    result_.gap = std::numeric_limits<double>::infinity();
+    for (const double gap : chosen.gap.to_vector<double>())
+      result_.gap = std::min(result_.gap, gap);
     const Selection& read =
-        overrides.selection != nullptr ? *overrides.selection : chosen.selection;
-    result.gap = std::numeric_limits<double>::infinity();
-    for (const double gap : chosen.gap.to_vector<double>()) result.gap = std::min(result.gap, gap);
-    const int64_t blocks = (length + options.select_block - 1) / options.select_block;
-    for (int64_t b = 0; b < batch; ++b) {
-      for (int64_t g = 0; g < groups; ++g) {
-        for (int64_t t = 0; t < length; ++t) {
-          std::vector<bool>& mask =
-              listed.emplace_back(std::vector<bool>(static_cast<size_t>(blocks)));
+        overrides_.selection != nullptr ? *overrides_.selection : chosen.selection;
+    const int64_t blocks = (length_ + o_.select_block - 1) / o_.select_block;
+    for (int64_t b = 0; b < batch_; ++b) {
+      for (int64_t g = 0; g < o_.n_kv_heads; ++g) {
+        for (int64_t t = 0; t < length_; ++t) {
+          std::vector<bool>& mask = listed_.emplace_back(static_cast<size_t>(blocks));
           for (const int32_t block : read.list(b, g, t)) mask[block] = true;
         }
       }
     }
-    Attention& one = attention[1];
-    one.k = turn_tokens(project(key_name("slc")), false);
-    one.v = project(value_name("slc"));
-    one.visible = [&](int64_t b, int64_t t, int64_t g, int64_t s) {
-      return s <= t && listed[(b * groups + g) * length + t][s / options.select_block];
+    attention_[1].visible = [this](int64_t b, int64_t t, int64_t g, int64_t s) {
+      return s <= t && listed_[(b * o_.n_kv_heads + g) * length_ + t][s / o_.select_block];
     };
-    one.forward();
   }
 
-  // Window branch.
-  if (win) {
-    Attention& one = attention[2];
-    one.k = turn_tokens(project(key_name("win")), false);
-    one.v = project(value_name("win"));
-    one.visible = [&options](int64_t, int64_t t, int64_t, int64_t s) {
-      return s <= t && s > t - options.window;
-    };
-    one.forward();
+  /// Where the gate of a column of the sum stands for the i-th branch that is on.
+  int64_t gate_column(int64_t column, size_t i) const {
+    return column / o_.value_dim * static_cast<int64_t>(on_.size()) + static_cast<int64_t>(i);
   }
 
-  // Gates.
-  std::vector<size_t> on;
-  for (size_t c = 0; c < 3; ++c) {
-    if (options.branches[c]) on.push_back(c);
-  }
-  const auto count = static_cast<int64_t>(on.size());
-  const Matrix bias = weight("gate_proj.bias");
-  Matrix u, hidden = input;
-  if (options.gate_hidden > 0) {
-    u = project("gate_up_proj.weight");
-    hidden = u;
-    for (double& value : hidden.values) value *= sigmoid(value);
-  }
-  Matrix gates = times_transposed(hidden, weight("gate_proj.weight"));
-  for (int64_t row = 0; row < gates.rows; ++row) {
-    for (int64_t column = 0; column < gates.columns; ++column) {
-      double& gate = gates.at(row, column);
-      gate = overrides.gates ? (*overrides.gates)[on[column % count]]
-                             : sigmoid(gate + bias.values[column]);
+  void gate() {
+    const auto count = static_cast<int64_t>(on_.size());
+    const Matrix bias = weight("gate_proj.bias");
+    hidden_ = input_;
+    if (o_.gate_hidden > 0) {
+      before_silu_ = hidden_ = project("gate_up_proj.weight");
+      for (double& value : hidden_.values) value *= sigmoid(value);
     }
-  }
-  Matrix o(input.rows, heads * value_dim);
-  for (int64_t row = 0; row < o.rows; ++row) {
-    for (int64_t column = 0; column < o.columns; ++column) {
-      for (int64_t c = 0; c < count; ++c) {
-        o.at(row, column) +=
-            gates.at(row, column / value_dim * count + c) * attention[on[c]].o.at(row, column);
+    gates_ = times_transposed(hidden_, weight("gate_proj.weight"));
+    for (int64_t row = 0; row < gates_.rows; ++row) {
+      for (int64_t column = 0; column < gates_.columns; ++column) {
+        double& gate = gates_.at(row, column);
+        gate = overrides_.gates ? (*overrides_.gates)[on_[column % count]]
+                                : sigmoid(gate + bias.values[column]);
       }
     }
-  }
-  const Matrix wo = weight("o_proj.weight");
-  result.y = times_transposed(o, wo).tensor(x.shape());
-  for (int64_t c = 0; c < count; ++c) {
-    result.branches[on[c]] = attention[on[c]].o.tensor({batch, length, heads, value_dim});
-    Matrix gate(input.rows, heads);
-    for (int64_t row = 0; row < gate.rows; ++row) {
-      for (int64_t h = 0; h < heads; ++h) gate.at(row, h) = gates.at(row, h * count + c);
+    sum_ = Matrix(input_.rows, o_.n_heads * o_.value_dim);
+    for (size_t i = 0; i < on_.size(); ++i) {
+      const Attention& one = attention_[on_[i]];
+      for (int64_t row = 0; row < sum_.rows; ++row) {
+        for (int64_t column = 0; column < sum_.columns; ++column)
+          sum_.at(row, column) += gates_.at(row, gate_column(column, i)) * one.o.at(row, column);
+      }
+      result_.branches[on_[i]] = one.o.tensor({batch_, length_, o_.n_heads, o_.value_dim});
     }
-    result.gates[on[c]] = gate.tensor({batch, length, heads});
   }
 
-  // Backward.
-  Matrix dx(input.rows, input.columns);
-  std::map<std::string, Matrix> products;  // gradients of the results of products with x
-  const Matrix d_o = times(dout, wo);
-  result.gradients["o_proj.weight"] = transposed_times(dout, o).tensor({wo.rows, wo.columns});
-  Matrix dlogits(gates.rows, gates.columns);
-  for (int64_t c = 0; c < count; ++c) {
-    Attention& one = attention[on[c]];
-    Matrix dbranch(o.rows, o.columns);
-    for (int64_t row = 0; row < o.rows; ++row) {
-      for (int64_t column = 0; column < o.columns; ++column) {
-        const int64_t gate_column = column / value_dim * count + c;
-        const double g = gates.at(row, gate_column);
-        dbranch.at(row, column) = g * d_o.at(row, column);
-        dlogits.at(row, gate_column) += g * (1 - g) * d_o.at(row, column) * one.o.at(row, column);
-      }
+  /// From gradients of the turned queries, keys and values to those of the products with x.
+  void branch_backward(size_t c) {
+    Attention& one = attention_[c];
+    if (c > 0) {
+      add_to(products_["q_proj.weight"], turn_tokens(one.dq, true));
+      add_to(products_[key_name(c)], turn_tokens(one.dk, true));
+      add_to(products_[value_name(c)], one.dv);
+      return;
     }
-    one.backward(dbranch);
-    if (on[c] == 0) {
-      add_to(products["q_proj.weight"], none ? one.dq : turn_tokens(one.dq, true));
-      const Matrix dk = k_compressor.backward(turn_blocks(one.dk, true), result.gradients);
-      add_to(products[key_name("cmp")], before ? turn_tokens(dk, true) : dk);
-      add_to(products[value_name("cmp")], v_compressor.backward(one.dv, result.gradients));
-    } else {
-      const char* const name = on[c] == 1 ? "slc" : "win";
-      add_to(products["q_proj.weight"], turn_tokens(one.dq, true));
-      add_to(products[key_name(name)], turn_tokens(one.dk, true));
-      add_to(products[value_name(name)], one.dv);
-    }
+    const bool none = o_.compressed_rope == CompressedRope::none;
+    const bool before = o_.compressed_rope == CompressedRope::before;
+    add_to(products_["q_proj.weight"], none ? one.dq : turn_tokens(one.dq, true));
+    const Matrix dk = k_compressor_.backward(turn_blocks(one.dk, true), result_.gradients);
+    add_to(products_[key_name(0)], before ? turn_tokens(dk, true) : dk);
+    add_to(products_[value_name(0)], v_compressor_.backward(one.dv, result_.gradients));
   }
-  if (!overrides.gates) {
+
+  void gate_backward(const Matrix& dlogits) {
     Matrix dbias(1, dlogits.columns);
     for (int64_t row = 0; row < dlogits.rows; ++row) {
       for (int64_t column = 0; column < dlogits.columns; ++column)
         dbias.at(0, column) += dlogits.at(row, column);
     }
-    result.gradients["gate_proj.bias"] = dbias.tensor({dbias.columns});
-    if (options.gate_hidden > 0) {
-      const Matrix wg = weight("gate_proj.weight");
-      result.gradients["gate_proj.weight"] =
-          transposed_times(dlogits, hidden).tensor({wg.rows, wg.columns});
-      Matrix du = times(dlogits, wg);
-      for (size_t i = 0; i < du.values.size(); ++i) {
-        const double s = sigmoid(u.values[i]);
-        du.values[i] *= s * (1 + u.values[i] * (1 - s));
-      }
-      products["gate_up_proj.weight"] = du;
-    } else {
-      products["gate_proj.weight"] = dlogits;
+    result_.gradients["gate_proj.bias"] = dbias.tensor({dbias.columns});
+    if (o_.gate_hidden == 0) {
+      products_["gate_proj.weight"] = dlogits;
+      return;
     }
+    const Matrix wg = weight("gate_proj.weight");
+    result_.gradients["gate_proj.weight"] =
+        transposed_times(dlogits, hidden_).tensor({wg.rows, wg.columns});
+    products_["gate_up_proj.weight"] = silu_backward(times(dlogits, wg), before_silu_);
   }
-  for (const auto& [name, gradient] : products) {
-    result.gradients[name] =
-        transposed_times(gradient, input).tensor({gradient.columns, input.columns});
-    dx = dx + times(gradient, weight(name));
-  }
-  result.dx = dx.tensor(x.shape());
-  return result;
+
+  static constexpr std::array<const char*, 3> kNames = {"cmp", "slc", "win"};
+
+  const NsaOptions& o_;
+  const Parameters& parameters_;
+  const NsaOverrides& overrides_;
+  Shape shape_;
+  int64_t batch_, length_, position_;
+  Matrix input_;
+  Compressor k_compressor_, v_compressor_;
+  std::vector<double> at_token_, at_block_;  // positions of the rows of tokens and blocks
+  std::vector<size_t> on_;                   // branches
+  std::array<Attention, 3> attention_;
+  std::vector<std::vector<bool>> listed_;  // [list][block]
+  Matrix before_silu_, hidden_, gates_, sum_;
+  std::map<std::string, Matrix> products_;  // gradients of products with x, by their weight
+  NsaResult result_;
+};
+
+}  // namespace
+
+NsaResult nsa_layer(const NsaOptions& options, const Parameters& parameters, const Tensor& x,
+                    const Tensor& dy, int64_t position, const NsaOverrides& overrides) {
+  Layer layer(options, parameters, x, position, overrides);
+  layer.forward();
+  layer.backward(dy);
+  return layer.take_result();
 }
 
 }  // namespace weft::attention::reference

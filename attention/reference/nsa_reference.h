@@ -12,7 +12,6 @@ namespace weft::attention::reference {
 
 struct NsaResult : LayerResult {
   std::array<Tensor, 3> branches;      ///< [B, T, H, Dv]; undefined where off
-  std::array<Tensor, 3> gates;         ///< [B, T, H], as used
   std::optional<Selection> selection;  ///< by the definition, also where another was read
   double gap = 0;                      ///< least of all its lists, see BlockSelectionOutput
 };

@@ -70,10 +70,11 @@ TEST_P(SlowNsaRandom, AgreesWithItsDefinitionAndDecodes) {
     const DType dtype = choose.one_in(3) ? DType::f32 : DType::f64;
     const Tensor x =
         random_tensor({batch, length, options.d_model}, dtype, static_cast<uint64_t>(seed));
-    expect_agrees(*layer, x, choose.between(0, 1) * choose.between(0, 500));
+    const double gap = expect_agrees(*layer, x, choose.between(0, 1) * choose.between(0, 500));
 
     // Decoding in random pieces.
-    if (dtype != DType::f64) continue;
+    if (dtype == DType::f32 && gap < 1e-3) continue;
+    const double tolerance = dtype == DType::f64 ? 1e-11 : 1e-4;
     const autograd::NoGradGuard no_grad;
     const Tensor whole = layer->forward(Variable(x), {}).data();
     const auto cache = layer->make_cache(batch, length + choose.between(0, 9), dtype, kCpu);
@@ -81,7 +82,7 @@ TEST_P(SlowNsaRandom, AgreesWithItsDefinitionAndDecodes) {
       const int64_t end =
           std::min(length, t + (choose.one_in(2) ? 1 : choose.between(1, 2 * options.window)));
       const Tensor y = layer->prefill(Variable(x.slice(1, t, end)), *cache).data();
-      EXPECT_LE(largest_difference(y, whole.slice(1, t, end)), 1e-11) << t << ".." << end;
+      EXPECT_LE(largest_difference(y, whole.slice(1, t, end)), tolerance) << t << ".." << end;
       t = end;
     }
   }

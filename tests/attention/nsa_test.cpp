@@ -496,6 +496,21 @@ TEST(Nsa, NoGradientFlowsThroughTheLists) {
   EXPECT_GT(root_mean_square(layer->parameter("k_proj_slc.weight").grad()), 0);
 }
 
+// What moves all keys of a row alike does not change its softmax: rows of the scores' gradient add
+// up to 0.
+TEST(Nsa, KeysMovedAlikeGetNoGradient) {
+  NsaOptions options = tiny_nsa();
+  options.rope_theta = 0;
+  options.compressor = CompressorKind::weighted;
+  const auto layer = make_nsa(options);
+  layer->to(DType::f64);
+  const Variable y = layer->forward(Variable(random_tensor({2, 50, 16}, DType::f64, 1)), {});
+  y.backward(random_tensor(y.shape(), DType::f64, 2));
+  const Tensor& keys = layer->parameter("k_compressor.positions").grad();
+  const Tensor& values = layer->parameter("v_compressor.positions").grad();
+  EXPECT_LE(root_mean_square(keys), 1e-12 * root_mean_square(values));
+}
+
 TEST(Nsa, TwoRunsGiveTheSameBits) {
   const auto layer = make_nsa({.d_model = 32, .n_heads = 4, .n_kv_heads = 2, .init_std = 0.3});
   const Tensor x = random_tensor({2, 300, 32}, DType::f32, 1);
