@@ -434,6 +434,24 @@ TEST(AsaGlobal, KeepsTheBlocksThatAreComplete) {
                ShapeError);
 }
 
+TEST(AsaGlobal, DecodesInLowPrecision) {
+  // With f32 weights, as a model in mixed precision decodes; all blocks are read, so that rounding
+  // chooses none.
+  AsaGlobalOptions options = kSmall;
+  options.select_count = 8;
+  const auto layer = make_layer(options);
+  const Tensor x = random_tensor({2, 45, 20}, DType::bf16, 1);
+  const Tensor whole = forward(*layer, x.to(DType::f32));
+  const auto cache = layer->make_cache(2, 45, DType::bf16, kCpu);
+  for (int64_t t = 0; t < 45;) {
+    const int64_t end = t == 0 ? 13 : t + 1;
+    const Tensor y = layer->prefill(Variable(x.slice(1, t, end)), *cache).data();
+    EXPECT_EQ(y.dtype(), DType::bf16);
+    EXPECT_LE(testing::layer_difference(y, whole.slice(1, t, end)), 4e-2) << t;
+    t = end;
+  }
+}
+
 TEST(AsaGlobal, GivesTheSameBitsTwice) {
   const Tensor x = random_tensor({2, 60, 20}, DType::f32, 1);
   std::vector<Tensor> first;

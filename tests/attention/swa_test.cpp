@@ -82,6 +82,32 @@ TEST(SlidingWindow, SeesExactlyItsWindow) {
   }
 }
 
+TEST(SlidingWindow, DecodesInLowPrecisionFarBeyondItsWindow) {
+  const auto layer = make_layer({.d_model = 16, .n_heads = 2, .window = 7, .init_std = 0.25});
+  const Tensor x = random_tensor({2, 60, 16}, DType::bf16, 1);
+  const Tensor whole = forward(*layer, x.to(DType::f32));
+  const auto cache = layer->make_cache(2, 60, DType::bf16, kCpu);
+  for (int64_t t = 0; t < 60;) {
+    const int64_t end = t == 0 ? 13 : t + 1;
+    const Tensor y = layer->prefill(Variable(x.slice(1, t, end)), *cache).data();
+    EXPECT_LE(testing::layer_difference(y, whole.slice(1, t, end)), 4e-2) << t;
+    t = end;
+  }
+}
+
+TEST(SlidingWindow, SchedulesOfLettersAndNamesAgreeToTheBit) {
+  const auto run = [](const char* schedule) {
+    Generator generator(1);
+    const auto factory = make_mixer_factory(
+        {.shape = {.d_model = 16, .n_heads = 2, .n_layers = 4}, .schedule = schedule}, generator);
+    Tensor x = random_tensor({1, 20, 16}, DType::f32, 1);
+    for (int layer = 0; layer < 4; ++layer) x = forward(*factory(layer), x);
+    return x;
+  };
+  EXPECT_TRUE(same_bits(run("FFFF"), run("full")));
+  EXPECT_TRUE(same_bits(run("LG"), run("asa")));
+}
+
 TEST(SlidingWindow, FirstRowIsItsOwnValue) {
   const auto layer = make_layer({.d_model = 16, .n_heads = 2, .window = 3, .init_std = 0.5});
   layer->to(DType::f64);
