@@ -6,9 +6,11 @@
 // One JSON object a row on stdout. FLOPs count visible (query, key) pairs alone: forward
 // 2 H (D + Dv) P, backward 2 H (3 D + 2 Dv) P. Full attention ("flash") is timed between the calls
 // of each case. The lists hold the first block, the query's own and the one before it, and random
-// earlier ones: neighbouring queries share as little as they can. Times are the best of the
-// repeats. With --clock cpu they are processor time, summed over the threads and divided by their
-// number: steadier where other programs run.
+// earlier ones: neighbouring queries share as little as they can, and most of what they read comes
+// from the last-level cache. In the cases named "-steady" a list keeps the random blocks of the
+// list before it but for one. Times are the best of the repeats. With --clock cpu they are
+// processor time, summed over the threads and divided by their number: steadier where other
+// programs run.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -47,6 +49,7 @@ struct Options {
 struct Case {
   const char* name;
   int64_t tokens, heads, kv_heads, groups, dim, value_dim, query_tile, key_block, count;
+  bool steady = false;
 };
 
 constexpr Case kCases[] = {
@@ -57,6 +60,9 @@ constexpr Case kCases[] = {
     {"nsa-r4", 8192, 8, 2, 2, 64, 64, 4, 16, 16},
     {"asa", 8192, 8, 8, 2, 96, 64, 4, 16, 16},
     {"asa-absorbed", 8192, 8, 2, 2, 160, 128, 4, 16, 16},
+    {"nsa-steady", 8192, 8, 2, 2, 64, 64, 1, 16, 16, true},
+    {"asa-steady", 8192, 8, 8, 2, 96, 64, 4, 16, 16, true},
+    {"tile-64", 8192, 8, 2, 2, 64, 64, 64, 64, 16},
 };
 
 struct DecodeCase {
@@ -89,17 +95,26 @@ Tensor random(const Shape& shape, DType dtype, uint64_t seed) {
   return from_vector(values, shape).to(dtype);
 }
 
-Selection random_selection(const SelectionShape& shape, int64_t count) {
+Selection random_selection(const SelectionShape& shape, int64_t count, bool steady = false) {
   std::vector<std::vector<int32_t>> lists;
   uint64_t draw = 0;
   for (int64_t i = 0; i < shape.batch * shape.groups; ++i) {
+    std::vector<int32_t> drawn;
     for (int64_t tile = 0; tile < shape.tiles(); ++tile) {
       const int64_t own = (shape.position + shape.first_query(tile)) / shape.key_block;
       std::set<int32_t> blocks = {0, static_cast<int32_t>(own),
                                   static_cast<int32_t>(std::max<int64_t>(own - 1, 0))};
+      if (steady && !drawn.empty()) {
+        drawn.erase(drawn.begin());
+        for (const int32_t block : drawn) {
+          if (static_cast<int64_t>(blocks.size()) < count) blocks.insert(block);
+        }
+      }
+      if (!steady) drawn.clear();
       while (static_cast<int64_t>(blocks.size()) < std::min(count, own + 1)) {
-        blocks.insert(
-            static_cast<int32_t>(philox4x32(9, draw++)[0] % static_cast<uint64_t>(own + 1)));
+        const auto block =
+            static_cast<int32_t>(philox4x32(9, draw++)[0] % static_cast<uint64_t>(own + 1));
+        if (blocks.insert(block).second) drawn.push_back(block);
       }
       lists.emplace_back(blocks.begin(), blocks.end());
     }
@@ -157,7 +172,7 @@ void report(const Case& c, const Options& options) {
                                                 .keys = c.tokens,
                                                 .query_tile = c.query_tile,
                                                 .key_block = c.key_block},
-                                               c.count);
+                                               c.count, c.steady);
   // Full attention of a length that has about as many pairs.
   const double pairs = visible_pairs(selection);
   const int64_t length = std::min(c.tokens, static_cast<int64_t>(std::sqrt(2 * pairs)));

@@ -131,6 +131,12 @@ std::vector<Case> shape_cases() {
   }
   cases.push_back({1, 40, 40, 2, 1, 8, 8, {.window = 6, .position = 0}});
   cases.push_back({1, 9, 40, 2, 1, 8, 8, {.window = 6, .position = 12}});
+  // Few rows over several chunks of keys.
+  cases.push_back({2, 1, 1300, 8, 2, 64, 64, {}});
+  cases.push_back({1, 1, 1300, 3, 3, 24, 40, {.window = 700}});
+  cases.push_back({1, 4, 1300, 4, 1, 32, 16, {.window = 520}});
+  cases.push_back({1, 3, 1300, 4, 2, 17, 9, {.causal = false}});
+  cases.push_back({1, 1, 1300, 40, 1, 16, 16, {}});
   cases.push_back({1, 200, 333, 8, 2, 64, 64, {}});
   cases.push_back({1, 130, 130, 2, 2, 128, 128, {}});
   cases.push_back({1, 70, 70, 2, 2, 192, 128, {.scale = 0.1}});

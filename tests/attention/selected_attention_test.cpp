@@ -169,6 +169,12 @@ std::vector<Case> shape_cases() {
   cases.push_back({1, 300, 300, 8, 8, 2, 96, 64, 4, 16, 8});
   cases.push_back({1, 300, 300, 8, 2, 2, 64, 64, 1, 64, 8});
   cases.push_back({2, 5, 1500, 6, 2, 1, 64, 32, 4, 16, 90});
+  // Few rows: blocks longer than a chunk of keys, and lists of several chunks.
+  for (const int64_t queries : {1, 3}) {
+    cases.push_back({2, queries, 2000, 4, 2, 2, 32, 16, 1, 700, 3});
+    cases.push_back({1, queries, 2000, 3, 3, 3, 20, 36, 4, 20, 80});
+    cases.push_back({1, queries, 2000, 8, 1, 1, 16, 16, 1, 64, 25});
+  }
   cases.push_back({1, 40, 0, 4, 2, 2, 8, 8, 1, 16, 2});
   return cases;
 }
