@@ -113,11 +113,26 @@ class NeedleTokens final : public GeneratedTokens {
  private:
   void fill(uint64_t document, std::span<int32_t> inputs,
             std::span<int32_t> targets) const override {
-    const int64_t shortest = shortest_needle_document(options_) - 1;
-    WEFT_CHECK(static_cast<int64_t>(inputs.size()) >= shortest, ConfigError,
-               "{}: sequences need at least {} tokens, got {}", name(), shortest, inputs.size());
-    const NeedleDocument sequence =
-        needle_document(seed(), document, static_cast<int64_t>(inputs.size()) + 1, options_);
+    const auto room = static_cast<int64_t>(inputs.size()) + 1;
+    const int64_t shortest = std::max(options_.length, shortest_needle_document(options_));
+    WEFT_CHECK(room >= shortest, ConfigError, "{}: sequences need at least {} tokens, got {}",
+               name(), shortest - 1, inputs.size());
+    DocumentRandom random(RandomStream::needle, ~seed(), document);
+    NeedleDocument sequence;
+    for (;; ++document) {
+      const int64_t left = room - static_cast<int64_t>(sequence.text.size());
+      if (left < shortest) break;
+      const int64_t length =
+          options_.length > 0
+              ? options_.length
+              : shortest +
+                    static_cast<int64_t>(random.below(static_cast<size_t>(left - shortest + 1)));
+      const NeedleDocument next = needle_document(seed(), document, length, options_);
+      sequence.text += next.text;
+      sequence.is_answer += next.is_answer;
+    }
+    sequence.text.resize(static_cast<size_t>(room), '\n');
+    sequence.is_answer.resize(static_cast<size_t>(room), '0');
     fill_scored(sequence.text, sequence.is_answer, inputs, targets);
   }
 
@@ -184,6 +199,7 @@ NeedleOptions take_needle_options(Options& options) {
   needle.keys = take_int("needle", options, "keys", needle.keys);
   needle.asked = take_int("needle", options, "asked", needle.asked);
   needle.depth = static_cast<double>(take_int("needle", options, "depth", -1));
+  needle.length = take_int("needle", options, "length", 0);
   validate(needle);
   return needle;
 }
@@ -222,7 +238,7 @@ constexpr std::array kSets = {
                "pairs=16, gap=0, spread=0, easy=0, keys=52", make_recall},
     BuiltinSet{"needle",
                "passkeys hidden in filler text and asked for at its end; loss on the answers alone",
-               "digits=5, keys=1, asked=0, depth=-1", make_needle},
+               "digits=5, keys=1, asked=0, depth=-1, length=0", make_needle},
 };
 
 void check_all_taken(std::string_view set, const Options& options, std::string_view known) {

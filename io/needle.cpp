@@ -66,6 +66,9 @@ void validate(const NeedleOptions& options) {
              options.keys, options.asked);
   WEFT_CHECK(options.depth == -1 || (options.depth >= 0 && options.depth <= 100), ConfigError,
              "needle: depth must be 0 to 100 (percent), or -1 for any, got {}", options.depth);
+  WEFT_CHECK(options.length == 0 || options.length >= shortest_needle_document(options),
+             ConfigError, "needle: length must be 0 (any) or at least {}, got {}",
+             shortest_needle_document(options), options.length);
 }
 
 int64_t shortest_needle_document(const NeedleOptions& options) {

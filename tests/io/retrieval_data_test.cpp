@@ -167,10 +167,43 @@ TEST(Needle, OnlyDigitsAreTargets) {
   Loader loader(data.train, {.batch_size = 4, .seq_len = 200});
   for (int step = 0; step < 5; ++step) {
     const Batch batch = loader.next();
-    EXPECT_EQ(batch.scored, 4 * 2 * 3);
+    // At least one document a row, each of two keys of three digits.
+    EXPECT_GE(batch.scored, 4 * 2 * 3);
+    EXPECT_EQ(batch.scored % (2 * 3), 0);
     for (const int32_t target : batch.targets.to_vector<int32_t>())
       EXPECT_TRUE(target == kIgnoreIndex || (target >= '0' && target <= '9'));
   }
+}
+
+TEST(Needle, DocumentsHaveAnyLengthOrTheGivenOne) {
+  std::vector<int32_t> inputs(999);
+  std::vector<int32_t> targets(999);
+  const auto last_answer = [&] {
+    int64_t first_run = 0;
+    for (size_t i = 0; i + 1 < targets.size(); ++i) {
+      if (targets[i] != kIgnoreIndex && targets[i + 1] == kIgnoreIndex) {
+        first_run = static_cast<int64_t>(i);
+        break;
+      }
+    }
+    return first_run;  // the end of the first document is two places on
+  };
+  const BuiltinData any = make_builtin("builtin:needle", 7);
+  std::set<int64_t> lengths;
+  int64_t longest = 0;
+  for (int64_t k = 0; k < 100; ++k) {
+    any.train->read(k, inputs, targets);
+    lengths.insert(last_answer());
+    longest = std::max(longest, last_answer());
+  }
+  EXPECT_GT(lengths.size(), 80u);
+  EXPECT_GT(longest, 850);
+  const BuiltinData given = make_builtin("builtin:needle:length=300", 7);
+  given.train->read(3, inputs, targets);
+  EXPECT_EQ(last_answer(), 300 - 3);
+  EXPECT_EQ(std::count_if(targets.begin(), targets.end(),
+                          [](int32_t target) { return target != kIgnoreIndex; }),
+            3 * 5);
 }
 
 TEST(RetrievalData, OptionsAreParsedAndChecked) {
@@ -200,6 +233,7 @@ TEST(RetrievalData, OptionsAreParsedAndChecked) {
            {"builtin:needle:keys=17", "keys must be 1 to 16, got 17"},
            {"builtin:needle:asked=2", "asked must be 1 to 1"},
            {"builtin:needle:depth=101", "depth must be 0 to 100"},
+           {"builtin:needle:length=51", "length must be 0 (any) or at least 52, got 51"},
            {"builtin:needle:dept=1", "unknown option 'dept'; known: digits=5"}}) {
     EXPECT_THAT(error_of<ConfigError>([&] { make_builtin(mistake.data, 1); }),
                 HasSubstr(mistake.says));

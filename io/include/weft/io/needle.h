@@ -12,6 +12,8 @@ struct NeedleOptions {
   int64_t asked = 0;   ///< how many of them are asked for; 0: all, in random order
   double depth = -1;   ///< where the first one asked for lies: 0 at the start, 100 right before
                        ///< the question; -1: anywhere. The others lie anywhere.
+  int64_t length = 0;  ///< of the documents of a training sequence; 0: each of a random length that
+                       ///< fits, so that no distance can be learned by heart
 };
 
 /// Most passkeys of a document.
