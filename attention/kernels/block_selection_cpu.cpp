@@ -42,7 +42,9 @@ class BlockSelector {
     // Tiles of one group follow each other where there are enough groups; see the forward of flash
     // attention.
     const bool by_pair = pairs >= 4 * num_threads();
-    const int64_t grain = by_pair ? tiles_ : 1;
+    // A decoding step near the start is too little work to wake threads for.
+    const int64_t products = p_.batch * p_.heads * tiles_ * leaders_ * p_.compressed * p_.dim;
+    const int64_t grain = products < 1 << 16 ? pairs * tiles_ : by_pair ? tiles_ : 1;
     parallel_for_dynamic(0, pairs * tiles_, grain, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t pair = by_pair ? task / tiles_ : task % pairs;
