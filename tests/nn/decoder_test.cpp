@@ -57,6 +57,23 @@ TEST(Decoder, TyingDropsTheHead) {
   EXPECT_TRUE(tied->parameter("model.embed_tokens.weight").grad().defined());
 }
 
+TEST(Decoder, LogitsAtSomePlacesAreThoseOfAll) {
+  DecoderConfig config = small_config();
+  for (const bool tied : {false, true}) {
+    config.tie_embeddings = tied;
+    const auto model = make_decoder(config);
+    const Tensor tokens = tokens_of({1, 2, 3, 4, 5, 6}, 2);
+    const auto all = model->logits(tokens).data().reshape({6, 11}).to_vector<float>();
+    const std::vector<int64_t> rows = {5, 0, 5, 3};
+    const Tensor some = model->logits_at(tokens, from_vector(rows, {4}));
+    ASSERT_EQ(some.shape(), Shape({4, 11}));
+    const auto values = some.to_vector<float>();
+    for (size_t i = 0; i < values.size(); ++i)
+      EXPECT_NEAR(values[i], all[static_cast<size_t>(rows[i / 11]) * 11 + i % 11], 1e-6);
+    EXPECT_THROW(model->logits_at(tokens, from_vector<int64_t>({6}, {1})), IndexError);
+  }
+}
+
 TEST(Decoder, LossIsTheCrossEntropyOfTheLogits) {
   const auto model = make_decoder(small_config());
   model->to(DType::f64);

@@ -97,6 +97,14 @@ TEST_F(Generate, CachedEqualsUncachedAndSeedsRepeat) {
   EXPECT_NE(run({.max_new_tokens = 30}, 5), run({.max_new_tokens = 30}, 6));
 }
 
+TEST_F(Generate, DrawsOnlyBelowTheVocabulary) {
+  Generator generator(3);
+  GenerationOptions options{.max_new_tokens = 60, .sampling = {.temperature = 100}};
+  options.vocab_size = 4;
+  const std::vector<int64_t> prompt = {1, 2};
+  for (const int64_t token : generate(*model_, prompt, options, generator)) EXPECT_LT(token, 4);
+}
+
 TEST_F(Generate, StopsWhenToldAndRestoresTheMode) {
   Generator generator(1);
   int seen = 0;
