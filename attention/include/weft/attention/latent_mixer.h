@@ -12,7 +12,8 @@
 namespace weft::attention {
 
 /// How training computes what is one product by associativity: with keys and values of every head
-/// (naive), or with latents as keys and values of all heads of a group (absorbed).
+/// (naive), or with latents as keys and values of all heads of a group (absorbed). Automatic is
+/// naive. Decoding takes whichever needs fewer operations.
 enum class LatentForm { automatic, naive, absorbed };
 
 struct LatentOptions {
