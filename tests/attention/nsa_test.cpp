@@ -18,60 +18,18 @@ namespace {
 
 using autograd::grad_check;
 using testing::expect_agrees;
+using testing::forward;
 using testing::largest_difference;
 using testing::make_nsa;
 using testing::message_of;
+using testing::nsa_variants;
 using testing::random_tensor;
 using testing::root_mean_square;
 using testing::same_bits;
 using testing::tiny_nsa;
 
-Tensor forward(nn::SequenceMixer& layer, const Tensor& x) {
-  const autograd::NoGradGuard no_grad;
-  return layer.forward(Variable(x), {}).data();
-}
-
-/// One options object for each choice that changes what the layer computes.
-std::vector<NsaOptions> variants() {
-  std::vector<NsaOptions> all;
-  const auto add = [&](const auto& change) { change(all.emplace_back(tiny_nsa())); };
-  add([](NsaOptions&) {});
-  for (const auto kind : {CompressorKind::weighted, CompressorKind::linear, CompressorKind::mlp})
-    add([&](NsaOptions& o) { o.compressor = kind; });
-  add([](NsaOptions& o) {
-    o.compressor = CompressorKind::mlp;
-    o.compressor_residual = true;
-    o.compressor_hidden = 3;
-  });
-  add([](NsaOptions& o) { o.shared_kv = true; });
-  for (const auto rope : {CompressedRope::middle, CompressedRope::end, CompressedRope::none,
-                          CompressedRope::before}) {
-    add([&](NsaOptions& o) { o.compressed_rope = rope; });
-    add([&](NsaOptions& o) {
-      o.compressed_rope = rope;
-      o.shared_kv = true;
-    });
-  }
-  add([](NsaOptions& o) { o.gate_hidden = 5; });
-  add([](NsaOptions& o) { o.rope_theta = 0; });
-  add([](NsaOptions& o) { o.n_kv_heads = 1; });
-  add([](NsaOptions& o) { o.n_kv_heads = 4; });
-  add([](NsaOptions& o) { o.stride = 4; });
-  add([](NsaOptions& o) { o.block = o.stride = o.select_block = 4; });
-  add([](NsaOptions& o) { o.initial = 0, o.local = 2, o.select_count = 4; });
-  for (int mask = 1; mask < 7; ++mask) {
-    for (const bool shared : {false, true}) {
-      add([&](NsaOptions& o) {
-        o.branches = {(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0};
-        o.shared_kv = shared;
-      });
-    }
-  }
-  return all;
-}
-
 TEST(Nsa, AgreesWithItsDefinition) {
-  for (const NsaOptions& options : variants()) {
+  for (const NsaOptions& options : nsa_variants()) {
     const auto layer = make_nsa(options);
     for (const int64_t length : {1, 3, 4, 17, 31, 64}) {
       SCOPED_TRACE(::testing::Message() << layer->describe() << " T=" << length);
@@ -82,7 +40,7 @@ TEST(Nsa, AgreesWithItsDefinition) {
 
 TEST(Nsa, AgreesWithItsDefinitionInLowerPrecision) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const NsaOptions& options : variants()) {
+    for (const NsaOptions& options : nsa_variants()) {
       const auto layer = make_nsa(options);
       for (const int64_t length : {15, 29, 64}) {
         SCOPED_TRACE(::testing::Message()
@@ -214,7 +172,7 @@ TEST(Nsa, LayersOfOneBranchEqualThatBranch) {
 // Lists.
 
 TEST(Nsa, ListsHoldForcedBlocksAndNothingBehindTheQuery) {
-  for (const NsaOptions& options : variants()) {
+  for (const NsaOptions& options : nsa_variants()) {
     if (!options.branches[1]) continue;
     const auto layer = make_nsa(options);
     const auto parts = layer->parts(Variable(random_tensor({2, 61, 16}, DType::f32, 1)), {});
@@ -287,7 +245,7 @@ TEST(Nsa, ValuesDoNotChangeTheLists) {
 // Causality and shapes.
 
 TEST(Nsa, NothingFlowsBackInTime) {
-  for (const NsaOptions& options : variants()) {
+  for (const NsaOptions& options : nsa_variants()) {
     const auto layer = make_nsa(options);
     SCOPED_TRACE(layer->describe());
     const int64_t length = 41;
@@ -307,7 +265,7 @@ TEST(Nsa, NothingFlowsBackInTime) {
 }
 
 TEST(Nsa, PrefixesGiveTheSameRows) {
-  for (const NsaOptions& options : variants()) {
+  for (const NsaOptions& options : nsa_variants()) {
     const auto layer = make_nsa(options);
     layer->to(DType::f64);
     const Tensor x = random_tensor({2, 41, 16}, DType::f64, 1);
@@ -355,7 +313,7 @@ TEST(Nsa, FirstRowReadsItsOwnValue) {
 }
 
 TEST(Nsa, PositionsAreRelative) {
-  for (const NsaOptions& options : variants()) {
+  for (const NsaOptions& options : nsa_variants()) {
     const auto layer = make_nsa(options);
     layer->to(DType::f64);
     const Variable x(random_tensor({1, 40, 16}, DType::f64, 1));
@@ -366,106 +324,10 @@ TEST(Nsa, PositionsAreRelative) {
   }
 }
 
-// Decoding.
-
-TEST(Nsa, DecodesFromEveryPrefill) {
-  for (const NsaOptions& options : variants()) {
-    const auto layer = make_nsa(options);
-    layer->to(DType::f64);
-    const int64_t length = 27;
-    const Tensor x = random_tensor({2, length, 16}, DType::f64, 1);
-    const Tensor whole = forward(*layer, x);
-    const auto cache = layer->make_cache(2, length, DType::f64, kCpu);
-    for (int64_t first = 0; first < length; ++first) {
-      SCOPED_TRACE(::testing::Message() << layer->describe() << " prefill " << first);
-      cache->reset();
-      const auto expect_rows = [&](int64_t begin, int64_t end) {
-        const Variable rows(x.slice(1, begin, end));
-        const Tensor y = layer->prefill(rows, *cache).data();
-        EXPECT_LE(largest_difference(y, whole.slice(1, begin, end)), 1e-12) << begin << " " << end;
-      };
-      if (first > 0) expect_rows(0, first);
-      int64_t t = first;
-      for (; t < std::min(first + 3, length); ++t) expect_rows(t, t + 1);
-      // A second prefill of a few tokens, then single ones.
-      const int64_t next = std::min(t + 7, length);
-      if (next > t) expect_rows(t, next);
-      for (t = next; t < length; ++t) expect_rows(t, t + 1);
-    }
-  }
-}
-
-TEST(Nsa, DecodesLongAfterItsRingsWereOverwritten) {
-  for (const bool shared : {false, true}) {
-    NsaOptions options = tiny_nsa();
-    options.shared_kv = shared;
-    const auto layer = make_nsa(options);
-    layer->to(DType::f64);
-    const int64_t length = 140;
-    const Tensor x = random_tensor({1, length, 16}, DType::f64, 1);
-    const Tensor whole = forward(*layer, x);
-    const auto cache = layer->make_cache(1, length, DType::f64, kCpu);
-    for (int64_t t = 0; t < length; ++t) {
-      EXPECT_LE(largest_difference(layer->step(Variable(x.slice(1, t, t + 1)), *cache).data(),
-                                   whole.slice(1, t, t + 1)),
-                1e-12)
-          << t;
-    }
-  }
-}
-
-TEST(Nsa, CacheHoldsWhatItSays) {
-  const NsaOptions tiny = tiny_nsa();
-  const auto layer = make_nsa(tiny);
-  // slc K and V of all 100 tokens, 49 compressed blocks and 4 raw rows, 5 rows of the window.
-  EXPECT_EQ(layer->cache_bytes(100, DType::f32), (100 + 49 + 4 + 5) * 2 * (8 + 6) * 4);
-  EXPECT_EQ(layer->cache_bytes(3, DType::bf16), (3 + 0 + 3 + 3) * 2 * (8 + 6) * 2);
-  NsaOptions shared = tiny;
-  shared.shared_kv = true;
-  EXPECT_EQ(make_nsa(shared)->cache_bytes(100, DType::f32), (100 + 49 + 4) * 2 * (8 + 6) * 4);
-  for (const NsaOptions& options : variants()) {
-    const auto one = make_nsa(options);
-    for (const int64_t capacity : {1, 3, 4, 20}) {
-      const auto cache = one->make_cache(3, capacity, DType::bf16, kCpu);
-      EXPECT_EQ(cache->bytes(), 3 * one->cache_bytes(capacity, DType::bf16))
-          << one->describe() << " " << capacity;
-    }
-  }
-}
-
-TEST(Nsa, StepCostStopsGrowingButForCompressedKeys) {
-  const auto layer = make_nsa(tiny_nsa());
-  const double per_pair = 2.0 * 4 * (8 + 6), per_choice = 2.0 * 4 * 8;
-  // Position 1000: 499 compressed keys, 2 whole blocks and one token, 5 tokens of the window. The
-  // last block ends at 999, so that no block is made.
-  EXPECT_DOUBLE_EQ(layer->step_cost(1000).core_flops, per_pair * (499 + 17 + 5) + per_choice * 499);
-  // Position 2: no compressed key yet.
-  EXPECT_DOUBLE_EQ(layer->step_cost(2).core_flops, per_pair * (3 + 3));
-}
-
-TEST(Nsa, CountsFlops) {
-  const auto layer = make_nsa(tiny_nsa());
-  for (const int64_t length : {3, 4, 29, 64}) {
-    double compressed = 0, selected = 0, window = 0;
-    for (int64_t t = 0; t < length; ++t) {
-      compressed += t + 1 < 4 ? 0 : static_cast<double>((t + 1 - 4) / 2 + 1);
-      selected += static_cast<double>((std::min<int64_t>(3, t / 8 + 1) - 1) * 8 + t % 8 + 1);
-      window += static_cast<double>(std::min<int64_t>(t + 1, 5));
-    }
-    const double blocks = length < 4 ? 0 : static_cast<double>((length - 4) / 2 + 1);
-    const nn::MixerCost cost = layer->forward_cost(length);
-    EXPECT_DOUBLE_EQ(cost.core_flops, 2.0 * 4 * (8 + 6) * (compressed + selected + window) +
-                                          2.0 * 4 * 8 * compressed + blocks * 2 * 4 * (8 + 6))
-        << length;
-    EXPECT_DOUBLE_EQ(cost.projection_flops, static_cast<double>(length) * 2 * 16 *
-                                                (4 * 8 + 3 * 2 * (8 + 6) + 4 * 3 + 4 * 6));
-  }
-}
-
 // Gradients.
 
 TEST(Nsa, GradientsAgreeWithFiniteDifferencesOfFrozenLists) {
-  for (const NsaOptions& options : variants()) {
+  for (const NsaOptions& options : nsa_variants()) {
     const auto layer = make_nsa(options);
     layer->to(DType::f64);
     const Tensor x = random_tensor({1, 33, 16}, DType::f64, 1);
@@ -658,19 +520,6 @@ TEST(Nsa, RefusesWhatDoesNotFit) {
   message_of<ConfigError>([&] {
     layer->prefill(Variable(zeros({1, 2, 16})), *full.make_cache(1, 4, DType::f32, kCpu));
   });
-}
-
-TEST(Nsa, AFailedPrefillLeavesTheCacheAsItWas) {
-  const auto layer = make_nsa(tiny_nsa());
-  const auto cache = layer->make_cache(1, 12, DType::f32, kCpu);
-  const Tensor x = random_tensor({1, 12, 16}, DType::f32, 1);
-  const Tensor whole = forward(*layer, x);
-  layer->prefill(Variable(x.slice(1, 0, 9)), *cache);
-  message_of<ShapeError>([&] { layer->prefill(Variable(x.slice(1, 0, 4)), *cache); });
-  EXPECT_EQ(cache->length(), 9);
-  EXPECT_LE(largest_difference(layer->prefill(Variable(x.slice(1, 9, 12)), *cache).data(),
-                               whole.slice(1, 9, 12)),
-            1e-5);
 }
 
 }  // namespace

@@ -27,6 +27,45 @@ inline NsaOptions tiny_nsa() {
           .init_std = 0.3};
 }
 
+/// One options object for each choice that changes what the layer computes.
+inline std::vector<NsaOptions> nsa_variants() {
+  std::vector<NsaOptions> all;
+  const auto add = [&](const auto& change) { change(all.emplace_back(tiny_nsa())); };
+  add([](NsaOptions&) {});
+  for (const auto kind : {CompressorKind::weighted, CompressorKind::linear, CompressorKind::mlp})
+    add([&](NsaOptions& o) { o.compressor = kind; });
+  add([](NsaOptions& o) {
+    o.compressor = CompressorKind::mlp;
+    o.compressor_residual = true;
+    o.compressor_hidden = 3;
+  });
+  add([](NsaOptions& o) { o.shared_kv = true; });
+  for (const auto rope : {CompressedRope::middle, CompressedRope::end, CompressedRope::none,
+                          CompressedRope::before}) {
+    add([&](NsaOptions& o) { o.compressed_rope = rope; });
+    add([&](NsaOptions& o) {
+      o.compressed_rope = rope;
+      o.shared_kv = true;
+    });
+  }
+  add([](NsaOptions& o) { o.gate_hidden = 5; });
+  add([](NsaOptions& o) { o.rope_theta = 0; });
+  add([](NsaOptions& o) { o.n_kv_heads = 1; });
+  add([](NsaOptions& o) { o.n_kv_heads = 4; });
+  add([](NsaOptions& o) { o.stride = 4; });
+  add([](NsaOptions& o) { o.block = o.stride = o.select_block = 4; });
+  add([](NsaOptions& o) { o.initial = 0, o.local = 2, o.select_count = 4; });
+  for (int mask = 1; mask < 7; ++mask) {
+    for (const bool shared : {false, true}) {
+      add([&](NsaOptions& o) {
+        o.branches = {(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0};
+        o.shared_kv = shared;
+      });
+    }
+  }
+  return all;
+}
+
 inline std::unique_ptr<NativeSparseAttention> make_nsa(const NsaOptions& options) {
   Generator generator(7);
   auto layer = std::make_unique<NativeSparseAttention>(options, generator);
@@ -41,6 +80,11 @@ inline std::unique_ptr<NativeSparseAttention> make_nsa(const NsaOptions& options
     changed.mutable_data().copy_(random_tensor(parameter.shape(), DType::f32, seed, 0.3));
   }
   return layer;
+}
+
+inline Tensor forward(nn::SequenceMixer& layer, const Tensor& x) {
+  const autograd::NoGradGuard no_grad;
+  return layer.forward(autograd::Variable(x), {}).data();
 }
 
 /// Root mean square of the difference, relative to that of b where it is above 1e-3.
