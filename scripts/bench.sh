@@ -141,26 +141,13 @@ summary=$(
     }'
 )
 
-cpu=$(sed -n '/^model name/{s/^[^:]*: *//p;q}' /proc/cpuinfo)
-if [[ -z $machine ]]; then
-  machine=$(tr '[:upper:]' '[:lower:]' <<<"$cpu" | sed -E 's/\((r|tm)\)//g; s/(processor|cpu)//g; s/@//g; s/[^a-z0-9.]+/-/g; s/^-|-$//g')-$jobs-cores
-fi
-date=$(date -u +%Y-%m-%d)
-out=${out:-$root/benchmarks/results/$date-$machine-cpu-step.json}
-revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-if [[ -n $(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null) ]]; then revision+=-dirty; fi
-package_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo unknown; }
-memory_bytes=$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) * 1024))
+machine=${machine:-$(machine_name)}
+out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-cpu-step.json}
 
 mkdir -p "$(dirname "$out")"
 {
-  printf '{\n  "benchmark": "cpu-step",\n  "date": "%s",\n  "revision": "%s",\n  "command": "%s",\n' \
-    "$date" "$revision" "$command_line"
-  printf '  "machine": {"name": "%s", "cpu": "%s", "cores": %s, "memory_bytes": %s, "system": "%s", "kernel": "%s"},\n' \
-    "$machine" "$cpu" "$jobs" "$memory_bytes" "$(. /etc/os-release && echo "$PRETTY_NAME")" "$(uname -r)"
-  printf '  "versions": {"compiler": "%s", "openblas": "%s", "onednn": "%s", "libtorch": "%s"},\n' \
-    "$(c++ --version | head -n 1)" "$(package_version libopenblas0-pthread)" "$(package_version libdnnl-dev)" \
-    "$(package_version libtorch-dev)"
+  printf '{\n'
+  result_header cpu-step "$command_line" "$machine"
   printf '  "environment": {"libtorch-tuned": "%s", "libtorch-tuned-openmp": "%s"},\n' "${tuned[*]}" "${tuned_openmp[*]-}"
   printf '  "summary": [\n'
   awk '{ printf "%s    {\"case\": \"%s\", \"program\": \"%s\", \"tokens_per_s\": %s, \"speed_ratio\": %s, \"peak_bytes\": %s, \"memory_ratio\": %s}", sep, $1, $2, $3, $4, $5, $6; sep = ",\n" } END { print "" }' <<<"$summary"

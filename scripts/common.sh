@@ -53,3 +53,30 @@ find_weft() {
   [[ -x $program ]] || die "there is no program at $program"
   printf '%s\n' "$program"
 }
+
+# cpu_name: as the system calls it.
+cpu_name() { sed -n '/^model name/{s/^[^:]*: *//p;q}' /proc/cpuinfo; }
+
+# machine_name: a name for files of results, made from that of the CPU.
+machine_name() {
+  printf '%s-%s-cores\n' "$(cpu_name | tr '[:upper:]' '[:lower:]' |
+    sed -E 's/\((r|tm)\)//g; s/(processor|cpu)//g; s/@//g; s/[^a-z0-9.]+/-/g; s/^-|-$//g')" "$jobs"
+}
+
+# package_version PACKAGE
+package_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo unknown; }
+
+# result_header BENCHMARK COMMAND MACHINE: the keys with which every file of results begins.
+result_header() {
+  local revision
+  revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+  if [[ -n $(git -C "$root" status --porcelain --untracked-files=no 2>/dev/null) ]]; then revision+=-dirty; fi
+  printf '  "benchmark": "%s",\n  "date": "%s",\n  "revision": "%s",\n  "command": "%s",\n' \
+    "$1" "$(date -u +%Y-%m-%d)" "$revision" "$2"
+  printf '  "machine": {"name": "%s", "cpu": "%s", "cores": %s, "memory_bytes": %s, "system": "%s", "kernel": "%s"},\n' \
+    "$3" "$(cpu_name)" "$jobs" "$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) * 1024))" \
+    "$(. /etc/os-release && echo "$PRETTY_NAME")" "$(uname -r)"
+  printf '  "versions": {"compiler": "%s", "openblas": "%s", "onednn": "%s", "libtorch": "%s"},\n' \
+    "$(c++ --version | head -n 1)" "$(package_version libopenblas0-pthread)" "$(package_version libdnnl-dev)" \
+    "$(package_version libtorch-dev)"
+}

@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Runs the benchmarks of single kernels and layers on the CPU and writes what they print, with the machine beside it, to
+# benchmarks/results/<date>-<machine>-cpu-kernels.json. Each compares with a yardstick of its own run: a library, a copy,
+# full attention. Takes about five minutes on 2 cores; nothing else should run meanwhile.
+#
+#   scripts/bench-kernels.sh [--no-install] [--build-dir DIR] [--machine NAME] [--suites LIST] [--out FILE]
+#
+#   --machine NAME   the name in the result (default: made from the CPU's)
+#   --suites LIST    of gemm, flash_attention, selected_attention, sparse_attention, fused_ops, elementwise, optim and
+#                    layers, which is `weft bench attention` for all mechanisms (default: all)
+#   --out FILE       where to write (default: see above)
+#   --build-dir DIR  where to build (default: build)
+#   --no-install     install nothing
+#   -h, --help       this text
+#
+# Example: scripts/bench-kernels.sh --suites gemm
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+command_line="scripts/bench-kernels.sh${*:+ $*}"
+all=gemm,flash_attention,selected_attention,sparse_attention,fused_ops,elementwise,optim,layers
+build=$root/build
+setup=()
+machine=
+suites=$all
+out=
+while (($#)); do
+  case $1 in
+    --no-install) setup=(--no-install) ;;
+    --build-dir | --machine | --suites | --out)
+      (($# > 1)) || usage_error "$1 needs a value"
+      case $1 in
+        --build-dir) build=$2 ;;
+        --machine) machine=$2 ;;
+        --suites) suites=$2 ;;
+        --out) out=$2 ;;
+      esac
+      shift
+      ;;
+    -h | --help) print_help && exit 0 ;;
+    *) usage_error "unknown argument '$1'" ;;
+  esac
+  shift
+done
+IFS=, read -ra suite_list <<<"$suites"
+targets=(weft)
+for suite in "${suite_list[@]}"; do
+  [[ ,$all, == *",$suite,"* ]] || usage_error "there is no suite '$suite'; allowed are ${all//,/, }"
+  if [[ $suite != layers ]]; then targets+=("weft_${suite}_benchmark"); fi
+done
+
+"$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
+say "configuring and building in $build"
+configure "$build" -DCMAKE_BUILD_TYPE=Release -DWEFT_BUILD_BENCHMARKS=ON
+cmake --build "$build" --parallel "$jobs" --target "${targets[@]}" >"$build/bench-build.log" ||
+  { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
+
+# run SUITE: its JSON: an object or an array, or objects one in a line.
+run() {
+  if [[ $1 == layers ]]; then
+    "$build/apps/weft" bench attention --attention full,swa,mla,gla,nsa,asa --seq-len 1k,2k,4k,8k,16k --repeats 3 \
+      --quiet --format json
+  else
+    "$build/benchmarks/weft_$1_benchmark"
+  fi
+}
+
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+for suite in "${suite_list[@]}"; do
+  say "$suite"
+  run "$suite" >"$results/$suite" || die "$suite failed"
+done
+
+machine=${machine:-$(machine_name)}
+out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-cpu-kernels.json}
+mkdir -p "$(dirname "$out")"
+{
+  printf '{\n'
+  result_header cpu-kernels "$command_line" "$machine"
+  printf '  "suites": {'
+  separator=
+  for suite in "${suite_list[@]}"; do
+    printf '%s\n    "%s": ' "$separator" "$suite"
+    if (($(grep -c '^{.*}$' "$results/$suite") > 0)); then
+      sed 's/^/      /; $!s/$/,/; 1s/^ */[\n      /' "$results/$suite"
+      printf '    ]'
+    else
+      sed '1!s/^/    /' "$results/$suite"
+    fi
+    separator=,
+  done
+  printf '\n  }\n}\n'
+} >"$out.partial"
+mv -f "$out.partial" "$out"
+say "written to $out"
