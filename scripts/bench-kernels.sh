@@ -17,6 +17,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+# Threads that spin while they wait would slow each other down wherever a core is shared.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 command_line="scripts/bench-kernels.sh${*:+ $*}"
 all=gemm,flash_attention,selected_attention,sparse_attention,fused_ops,elementwise,optim,layers
 build=$root/build

@@ -32,7 +32,7 @@ struct GenerationOptions {
   SamplingOptions sampling = {};
   int64_t vocab_size = 0;  ///< only tokens below it are drawn; 0: all. For embeddings padded with
                            ///< rows that stand for nothing
-  bool use_cache = true;  ///< false computes every prefix anew: slow, for checking the caches
+  bool use_cache = true;   ///< false computes every prefix anew: slow, for checking the caches
 };
 
 /// Continues `prompt` (at least one token) by up to max_new_tokens and returns the new tokens.
