@@ -3,6 +3,8 @@
 #include "weft/tensor/kernel.h"
 
 #include "kernels/attention_arguments.h"
+#include "kernels/attention_choice.h"
+#include "kernels/flash_attention_composite.h"
 #include "kernels/flash_attention_kernels.h"
 #include "kernels/op_list.h"
 
@@ -23,8 +25,12 @@ FlashAttentionOutput flash_attention_forward(const Tensor& q, const Tensor& k, c
   const Tensor q_rows = with_dense_rows(q), k_rows = with_dense_rows(k),
                v_rows = with_dense_rows(v);
   FlashAttentionParams params = make_params(kForward.op, q_rows, k_rows, v_rows, options);
+  if (attention_backend() == AttentionBackend::reference)
+    return composite_attention_forward(q, k, v, params);
   FlashAttentionOutput out = make_output(params, q.device());
-  if (out.o.numel() > 0) kForward(q.device())(params, current_stream(q.device()));
+  const Stream stream = current_stream(q.device());
+  if (out.o.numel() > 0 && !run_by_cudnn(kForward.op, params, stream))
+    kForward(q.device())(params, stream);
   return out;
 }
 
@@ -51,7 +57,16 @@ void flash_attention_backward_into(FlashAttentionGradients& grads, const Tensor&
       make_params(kBackward.op, q_rows, k_rows, v_rows, options);
   const BackwardArguments kept =
       complete_backward(kBackward.op, params, grads, dout, q, k, v, o, lse);
-  if (q.numel() + k.numel() > 0) kBackward(q.device())(params, current_stream(q.device()));
+  const Stream stream = current_stream(q.device());
+  if (attention_backend() == AttentionBackend::reference) {
+    const FlashAttentionGradients sums =
+        composite_attention_backward(dout, q, k, v, o, lse, params);
+    grads.dq.copy_(sums.dq);
+    grads.dk.copy_(sums.dk);
+    grads.dv.copy_(sums.dv);
+  } else if (q.numel() + k.numel() > 0 && !run_by_cudnn(kBackward.op, params, stream)) {
+    kBackward(q.device())(params, stream);
+  }
   for (const Tensor* grad : {&grads.dq, &grads.dk, &grads.dv}) grad->storage()->bump_version();
 }
 
