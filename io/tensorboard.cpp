@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include <boost/crc.hpp>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -73,6 +72,17 @@ template <class T>
 void append_raw(std::string& text, T value) {
   for (size_t i = 0; i < sizeof value; ++i) text.push_back(static_cast<char>(value >> 8 * i));
 }
+
+/// The remainders of single bytes for the Castagnoli polynomial, bits in reverse.
+constexpr std::array<uint32_t, 256> kCrcTable = [] {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t byte = 0; byte < table.size(); ++byte) {
+    uint32_t crc = byte;
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (crc & 1 ? 0x82F63B78u : 0u);
+    table[byte] = crc;
+  }
+  return table;
+}();
 
 uint32_t masked_crc(std::string_view bytes) {
   const uint32_t crc = crc32c(bytes);
@@ -157,9 +167,10 @@ std::string file_name() {
 }  // namespace
 
 uint32_t crc32c(std::string_view bytes) {
-  boost::crc_optimal<32, 0x1EDC6F41, 0xFFFFFFFF, 0xFFFFFFFF, true, true> crc;
-  crc.process_bytes(bytes.data(), bytes.size());
-  return crc.checksum();
+  uint32_t crc = ~0u;
+  for (const char byte : bytes)
+    crc = (crc >> 8) ^ kCrcTable[(crc ^ static_cast<uint8_t>(byte)) & 0xff];
+  return ~crc;
 }
 
 EventWriter::EventWriter(const std::filesystem::path& folder, int64_t resume_step)
