@@ -17,7 +17,11 @@
 
 #include "weft/tensor/check.h"
 
+#include "allocator_mode.h"
 #include "block_heap.h"
+#ifdef WEFT_HAVE_CUDA
+#include "cuda/backend.h"
+#endif
 
 namespace weft {
 namespace {
@@ -238,16 +242,27 @@ std::unique_ptr<Allocator> make_cpu_allocator(size_t limit_bytes, bool caching, 
   return std::make_unique<CachingCpuAllocator>(limit_bytes, poison);
 }
 
+AllocatorMode allocator_mode() {
+  const char* const mode = std::getenv("WEFT_ALLOCATOR");
+  const std::string_view name = mode == nullptr ? "caching" : mode;
+  if (name == "caching") return AllocatorMode::caching;
+  if (name == "direct") return AllocatorMode::direct;
+  if (name == "poison") return AllocatorMode::poison;
+  throw_error<ConfigError>("WEFT_ALLOCATOR: '{}' is unknown; allowed are caching, direct, poison",
+                           name);
+}
+
 Allocator& allocator(Device device) {
-  WEFT_CHECK(device.is_cpu(), DeviceError, "allocator: {} is not available in this build", device);
+#ifdef WEFT_HAVE_CUDA
+  if (device.is_cuda()) return cuda::allocator(device.index);
+#endif
+  check_available(device);
   // Leaked on purpose: tensors in static variables of a program may outlive any order of
   // destruction here.
   static Allocator* const cpu = [] {
-    const char* mode = std::getenv("WEFT_ALLOCATOR");
-    const std::string_view name = mode == nullptr ? "caching" : mode;
-    WEFT_CHECK(name == "caching" || name == "direct" || name == "poison", ConfigError,
-               "WEFT_ALLOCATOR: '{}' is unknown; allowed are caching, direct, poison", name);
-    return make_cpu_allocator(0, name != "direct", name == "poison").release();
+    const AllocatorMode mode = allocator_mode();
+    return make_cpu_allocator(0, mode != AllocatorMode::direct, mode == AllocatorMode::poison)
+        .release();
   }();
   return *cpu;
 }

@@ -62,6 +62,7 @@ void BlockHeap::free_block(Blocks::iterator block) {
 }
 
 void BlockHeap::release_free_pages() {
+  if (!pages_.may_decommit()) return;
   const size_t page = pages_.page_bytes();
   for (const auto& [size, offset] : free_) {
     const size_t first = (offset + page - 1) / page, last = (offset + size) / page;

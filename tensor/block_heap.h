@@ -20,6 +20,8 @@ class PageRange {
   virtual bool commit(size_t first_page, size_t count) = 0;
   /// Returns the memory of committed pages to the system; their contents are lost.
   virtual void decommit(size_t first_page, size_t count) noexcept = 0;
+  /// Whether memory may go back now.
+  virtual bool may_decommit() const { return true; }
 };
 
 /// Hands out blocks of a page range. A request takes the smallest free block that fits and leaves

@@ -4,6 +4,10 @@
 
 #include "weft/tensor/check.h"
 
+#ifdef WEFT_HAVE_CUDA
+#include "cuda/backend.h"
+#endif
+
 namespace weft {
 
 std::string to_string(Device device) {
@@ -27,7 +31,30 @@ Device parse_device(std::string_view text) {
 }
 
 bool is_available(Device device) {
-  return device == kCpu;
+  return unavailable_reason(device).empty();
+}
+
+std::string unavailable_reason(Device device) {
+  if (device.is_cpu())
+    return device == kCpu ? "" : fmt::format("the CPU has index 0, not {}", device.index);
+#ifdef WEFT_HAVE_CUDA
+  return cuda::unavailable_reason(device.index);
+#else
+  return "this build has no CUDA backend (WEFT_ENABLE_CUDA)";
+#endif
+}
+
+void check_available(Device device) {
+  const std::string reason = unavailable_reason(device);
+  WEFT_CHECK(reason.empty(), DeviceError, "{} is not available: {}", device, reason);
+}
+
+int cuda_device_count() {
+#ifdef WEFT_HAVE_CUDA
+  return cuda::device_count();
+#else
+  return 0;
+#endif
 }
 
 }  // namespace weft

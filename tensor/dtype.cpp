@@ -1,6 +1,7 @@
 #include "weft/tensor/dtype.h"
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/dispatch.h"
 
 namespace weft {
 namespace {
@@ -35,6 +36,10 @@ DType parse_dtype(std::string_view name) {
     known += info.name;
   }
   throw_error<ConfigError>("dtype: unknown type '{}'; known are {}", name, known);
+}
+
+void throw_dtype_error(const char* op, const char* allowed, DType dtype) {
+  throw_error<DTypeError>("{}: takes {}, got {}", op, allowed, dtype);
 }
 
 }  // namespace weft

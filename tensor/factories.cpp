@@ -2,11 +2,18 @@
 
 #include "weft/tensor/check.h"
 #include "weft/tensor/dispatch.h"
+#include "weft/tensor/pinned.h"
 #include "weft/tensor/tensor.h"
+
+#ifdef WEFT_HAVE_CUDA
+#include "cuda/backend.h"
+#endif
 
 namespace weft {
 
-Tensor empty(const Shape& shape, DType dtype, Device device) {
+namespace {
+
+size_t bytes_of(const Shape& shape, DType dtype) {
   int64_t count = 1;
   for (int64_t size : shape) {
     WEFT_CHECK(size >= 0, ShapeError, "empty: negative size in shape {}", shape);
@@ -17,8 +24,27 @@ Tensor empty(const Shape& shape, DType dtype, Device device) {
   int64_t bytes = 0;
   WEFT_CHECK(!__builtin_mul_overflow(count, element, &bytes), ShapeError,
              "empty: shape {} {} has too many bytes", shape, dtype);
-  return {std::make_shared<Storage>(static_cast<size_t>(bytes), device),
+  return static_cast<size_t>(bytes);
+}
+
+}  // namespace
+
+Tensor empty(const Shape& shape, DType dtype, Device device) {
+  return {std::make_shared<Storage>(bytes_of(shape, dtype), device),
           Layout{shape, contiguous_strides(shape), 0}, dtype};
+}
+
+Tensor empty_pinned(const Shape& shape, DType dtype) {
+#ifdef WEFT_HAVE_CUDA
+  if (is_available({DeviceType::cuda, 0})) {
+    const size_t bytes = bytes_of(shape, dtype);
+    std::shared_ptr<void> block = cuda::allocate_pinned(bytes);
+    void* const data = block.get();
+    return {std::make_shared<Storage>(data, bytes, kCpu, std::move(block)),
+            Layout{shape, contiguous_strides(shape), 0}, dtype};
+  }
+#endif
+  return empty(shape, dtype);
 }
 
 Tensor full(const Shape& shape, double value, DType dtype, Device device) {

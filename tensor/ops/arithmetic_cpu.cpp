@@ -1,6 +1,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "weft/tensor/check.h"
 #include "weft/tensor/dispatch.h"
 
 #include "ops/arithmetic_kernels.h"

@@ -5,6 +5,9 @@
 
 #include "ops/op_list.h"
 #include "ops/operand.h"
+#ifdef WEFT_HAVE_CUDA
+#include "cuda/backend.h"
+#endif
 
 namespace weft {
 namespace {
@@ -18,10 +21,17 @@ constexpr Kernel<void(Tensor&, double, Stream)> kFill{"fill_", &fill_cpu,
 
 Tensor& Tensor::copy_(const Tensor& source) {
   WEFT_CHECK(defined() && source.defined(), ShapeError, "copy_: undefined tensor");
-  WEFT_CHECK(device() == source.device(), DeviceError, "copy_: from {} to {}", source, *this);
   check_writable("copy_", *this);
   const Tensor expanded = source.shape() == shape() ? source : source.expand(shape());
-  if (numel() > 0) kCopy(device())(apart_from(expanded, *this), *this, current_stream(device()));
+  if (numel() > 0) {
+    if (device() == source.device()) {
+      kCopy(device())(apart_from(expanded, *this), *this, current_stream(device()));
+    } else {
+#ifdef WEFT_HAVE_CUDA
+      cuda::copy_between_devices(expanded, *this);
+#endif
+    }
+  }
   storage_->bump_version();
   return *this;
 }

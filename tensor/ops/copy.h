@@ -8,6 +8,8 @@ namespace weft {
 /// Launchers behind Tensor::copy_ and Tensor::fill_. `source` has the shape of `destination`; types
 /// may differ.
 void copy_cpu(const Tensor& source, Tensor& destination, Stream stream);
+void copy_cuda(const Tensor& source, Tensor& destination, Stream stream);
 void fill_cpu(Tensor& destination, double value, Stream stream);
+void fill_cuda(Tensor& destination, double value, Stream stream);
 
 }  // namespace weft

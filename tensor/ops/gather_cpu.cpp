@@ -1,5 +1,6 @@
 #include <cstring>
 
+#include "weft/tensor/check.h"
 #include "weft/tensor/dispatch.h"
 
 #include "ops/gather_kernels.h"

@@ -4,6 +4,7 @@
 
 #include <cblas.h>
 
+#include "weft/tensor/check.h"
 #include "weft/tensor/dispatch.h"
 #include "weft/tensor/parallel.h"
 #include "weft/tensor/tensor.h"

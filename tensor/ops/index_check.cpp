@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "weft/tensor/check.h"
 #include "weft/tensor/dispatch.h"
 #include "weft/tensor/parallel.h"
 

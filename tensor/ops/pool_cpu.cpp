@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "weft/tensor/check.h"
 #include "weft/tensor/dispatch.h"
 #include "weft/tensor/parallel.h"
 

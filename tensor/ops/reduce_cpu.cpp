@@ -2,6 +2,8 @@
 #include <cstring>
 #include <limits>
 
+#include "weft/tensor/check.h"
+
 #include "ops/reduce_driver.h"
 #include "ops/reduce_kernels.h"
 #include "ops/simd.h"

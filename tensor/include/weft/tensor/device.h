@@ -28,4 +28,14 @@ Device parse_device(std::string_view text);
 /// Whether tensors can be made on this device by this build on this machine.
 bool is_available(Device device);
 
+/// Why they cannot: no such GPU, no driver, one that is too old, a build without CUDA. Empty where
+/// they can.
+std::string unavailable_reason(Device device);
+
+/// Throws DeviceError with the reason unless the device is available.
+void check_available(Device device);
+
+/// GPUs that the driver shows to this build; 0 without a driver.
+int cuda_device_count();
+
 }  // namespace weft

@@ -1,9 +1,16 @@
 #pragma once
 
-#include "weft/tensor/check.h"
+// Calls code for the element type of a tensor. Free of {fmt}, because sources for the GPU include
+// it as well.
+#include <cstdint>
+#include <utility>
+
 #include "weft/tensor/dtype.h"
 
 namespace weft {
+
+/// Throws the DTypeError "<op>: takes <allowed>, got <dtype>".
+[[noreturn]] void throw_dtype_error(const char* op, const char* allowed, DType dtype);
 
 /// Calls body.template operator()<T>() with the element type of `dtype`; `op` names the caller in
 /// the DTypeError.
@@ -19,7 +26,7 @@ decltype(auto) dispatch_floating(DType dtype, const char* op, Body&& body) {
     case DType::f16:
       return body.template operator()<f16>();
     default:
-      throw_error<DTypeError>("{}: takes f64, f32, bf16 or f16, got {}", op, dtype);
+      throw_dtype_error(op, "f64, f32, bf16 or f16", dtype);
   }
 }
 
@@ -32,7 +39,7 @@ decltype(auto) dispatch_index(DType dtype, const char* op, Body&& body) {
     case DType::i32:
       return body.template operator()<int32_t>();
     default:
-      throw_error<DTypeError>("{}: takes indices of i64 or i32, got {}", op, dtype);
+      throw_dtype_error(op, "indices of i64 or i32", dtype);
   }
 }
 

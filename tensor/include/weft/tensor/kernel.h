@@ -11,6 +11,9 @@
 #define WEFT_CUDA_KERNEL(function) nullptr
 #endif
 
+/// Stands where a kernel has no CUDA launcher yet, and says what that one will be called.
+#define WEFT_NO_CUDA_KERNEL(function) nullptr
+
 namespace weft {
 
 /// One kernel of an op: its name and a launcher per device. Constants of this type stand in the
