@@ -1,0 +1,372 @@
+#!/usr/bin/env bash
+# Trains the same small model with different attention mechanisms, measures what it has learned, and writes one result
+# file, benchmarks/results/<date>-<machine>-<device>-quality-EXPERIMENT.json. scripts/quality-tables.sh makes the tables
+# of docs/attention-quality.md from these files.
+#
+#   scripts/quality.sh recall|needle|text|ablation [--device DEVICE] [--seeds LIST] [--cases LIST] [--length N]
+#                      [--steps N] [--dtype TYPE] [--jobs N] [--threads N] [--weft PROGRAM] [--build-dir DIR]
+#                      [--no-install] [--machine NAME] [--runs-dir DIR] [--list] [--out FILE]
+#
+#   recall      associative recall far beyond the window: accuracy
+#   needle      passkeys in text far beyond the window: accuracy by depth
+#   text        the King James Bible: held-out loss; each run is stopped once, resumed, and writes a few words
+#   ablation    recall again, with parts of asa and nsa changed or switched off
+#
+#   --device DEVICE  cpu, cuda or cuda:N (default: cpu)
+#   --seeds LIST     seeds, each a run of every case; mean and spread over them are written (default: 1)
+#   --cases LIST     some of the cases that --list prints (default: all)
+#   --length N       tokens of a sequence in the last stage (default: that of the experiment)
+#   --steps N        steps of the last stage (default: those of the experiment)
+#   --dtype TYPE     f32 or bf16 (default: that of the experiment)
+#   --jobs N         runs at a time (default: 1)
+#   --threads N      threads of a run (default: all cores by --jobs)
+#   --weft PROGRAM   use this program and build nothing
+#   --build-dir DIR  where to build (default: build)
+#   --no-install     install nothing
+#   --machine NAME   the name in the result (default: made from the CPU's)
+#   --runs-dir DIR   run folders (default: runs/quality); finished runs in it are used as they are
+#   --list           print the cases, with their options, and stop
+#   --out FILE       where to write (default: see above)
+#   -h, --help       this text
+#
+# Example: scripts/quality.sh recall --device cuda --seeds 1,2,3 --length 2048
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# Threads that spin while they wait would slow each other down wherever a core is shared.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+command_line="scripts/quality.sh${*:+ $*}"
+experiment=
+device=cpu
+seeds=1
+cases=
+length=
+steps=
+dtype=
+at_once=1
+threads=
+weft=
+build=$root/build
+setup=()
+machine=
+runs=$root/runs/quality
+list=0
+out=
+while (($#)); do
+  case $1 in
+    recall | needle | text | ablation)
+      [[ -z $experiment ]] || usage_error "one experiment at a time"
+      experiment=$1
+      ;;
+    --no-install) setup=(--no-install) ;;
+    --list) list=1 ;;
+    --device | --seeds | --cases | --length | --steps | --dtype | --jobs | --threads | --weft | --build-dir | --machine | --runs-dir | --out)
+      (($# > 1)) || usage_error "$1 needs a value"
+      case $1 in
+        --device) device=$2 ;;
+        --seeds) seeds=$2 ;;
+        --cases) cases=$2 ;;
+        --length) length=$2 ;;
+        --steps) steps=$2 ;;
+        --dtype) dtype=$2 ;;
+        --jobs) at_once=$2 ;;
+        --threads) threads=$2 ;;
+        --weft) weft=$2 ;;
+        --build-dir) build=$2 ;;
+        --machine) machine=$2 ;;
+        --runs-dir) runs=$2 ;;
+        --out) out=$2 ;;
+      esac
+      shift
+      ;;
+    -h | --help) print_help && exit 0 ;;
+    *) usage_error "unknown argument '$1'" ;;
+  esac
+  shift
+done
+[[ $experiment ]] || usage_error "expected recall, needle, text or ablation"
+[[ $device =~ ^(cpu|cuda|cuda:[0-9]+)$ ]] || usage_error "--device must be cpu, cuda or cuda:N, not '$device'"
+[[ $seeds =~ ^[0-9]+(,[0-9]+)*$ ]] || usage_error "--seeds must be numbers with commas between them, not '$seeds'"
+for number in "$length" "$steps" "$at_once" "$threads"; do
+  [[ -z $number || $number =~ ^[1-9][0-9]*$ ]] || usage_error "--length, --steps, --jobs and --threads must be positive, not '$number'"
+done
+threads=${threads:-$((jobs > at_once ? jobs / at_once : 1))}
+
+# The tasks: `stages_of` prints the stages of a training, each sequence/batch/steps/data, `cases_of` the names of what is
+# compared, `flags_of CASE` what a case changes. Everything else is the same for all cases of an experiment.
+#
+# Recall begins with short sequences full of answers, where looking up is learned soon, and doubles them to the last
+# length; what looks up in a long sequence has little to learn from, a few answers in each.
+window=32
+blocks=block=8,stride=8,select-block=8,select-count=16
+case $experiment in
+  recall | ablation)
+    task=recall
+    length=${length:-512}
+    steps=${steps:-250}
+    dtype=${dtype:-f32}
+    model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
+    optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
+    stages_of() {
+      local keys=builtin:recall:pairs=8,keys=16 at
+      echo "33/128/350/$keys"
+      if ((length > 128)); then echo "128/32/50/$keys,gap=32,spread=-1"; fi
+      for ((at = 256; at < length; at *= 2)); do echo "$at/32/150/$keys,gap=$((at * 2 / 5)),spread=-1"; done
+      echo "$length/32/$steps/$keys,gap=$((length * 2 / 5)),spread=-1"
+    }
+    asa=window=$window,$blocks,rope-dim=32
+    nsa=window=$window,$blocks,kv-sharing=shared
+    ;;
+  needle)
+    task=needle
+    length=${length:-512}
+    steps=${steps:-200}
+    dtype=${dtype:-f32}
+    model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
+    optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
+    stages_of() {
+      local keys=builtin:needle:digits=3,keys=2,asked=0
+      echo "256/16/300/$keys"
+      echo "$length/8/$steps/$keys"
+    }
+    asa=window=$window,$blocks,rope-dim=32,query-run=2
+    nsa=window=$window,$blocks,kv-sharing=shared
+    ;;
+  text)
+    task=text
+    length=${length:-1024}
+    steps=${steps:-500}
+    dtype=${dtype:-bf16}
+    model=(--n-layers 4 --d-model 128 --n-heads 4 --n-kv-heads 2)
+    optimizer=(--optimizer muon --lr 4e-3 --weight-decay 0.05)
+    stages_of() { echo "$length/2/$steps/$text"; }
+    window=128
+    blocks=block=16,stride=16,select-block=16,select-count=8
+    asa=window=$window,$blocks
+    nsa=window=$window,$blocks
+    ;;
+esac
+
+cases_of() {
+  case $experiment in
+    recall | needle) echo full,swa,nsa,asa ;;
+    text) echo full,swa,mla,gla,nsa,asa ;;
+    ablation) echo asa-r1,asa-r2,asa-r4,asa-local,asa-global,asa-gl,nsa,nsa-no-cmp,nsa-no-slc,nsa-no-win ;;
+  esac
+}
+flags_of() {
+  local asa=$asa
+  case $experiment-$1 in
+    recall-asa) asa+=,query-run=2 ;;
+    *-asa-r[124]) asa+=,query-run=${1#asa-r} ;;
+    *-asa-*) asa+=,query-run=2 ;;
+  esac
+  case $1 in
+    full | mla | gla) echo "--attention $1" ;;
+    swa) echo "--attention swa --attention-opt window=$window" ;;
+    nsa) echo "--attention nsa --attention-opt $nsa" ;;
+    asa | asa-r[124]) echo "--attention asa --attention-opt $asa" ;;
+    asa-local) echo "--attention-schedule LL --attention-opt $asa" ;;
+    asa-global) echo "--attention-schedule GG --attention-opt $asa" ;;
+    asa-gl) echo "--attention-schedule GL --attention-opt $asa" ;;
+    nsa-no-cmp) echo "--attention nsa --attention-opt $nsa,branches=slc+win" ;;
+    nsa-no-slc) echo "--attention nsa --attention-opt $nsa,branches=cmp+win" ;;
+    nsa-no-win) echo "--attention nsa --attention-opt $nsa,branches=cmp+slc" ;;
+    *) usage_error "there is no case '$1' of $experiment; allowed are $(cases_of)" ;;
+  esac
+}
+all_cases=$(cases_of)
+IFS=, read -ra case_list <<<"${cases:-$all_cases}"
+IFS=, read -ra seed_list <<<"$seeds"
+for name in "${case_list[@]}"; do
+  [[ ,$all_cases, == *",$name,"* ]] || usage_error "there is no case '$name' of $experiment; allowed are ${all_cases//,/, }"
+done
+if ((list)); then
+  for name in "${case_list[@]}"; do printf '%-12s %s\n' "$name" "$(flags_of "$name")"; done
+  exit 0
+fi
+
+"$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
+if [[ -z $weft ]]; then
+  say "configuring and building in $build"
+  configure "$build" -DCMAKE_BUILD_TYPE=Release
+  cmake --build "$build" --parallel "$jobs" --target weft >"$build/quality-build.log" ||
+    { tail -n 30 "$build/quality-build.log" >&2 && die "the build failed"; }
+  weft=$(find_weft "$build")
+fi
+[[ -x $weft ]] || die "there is no program at $weft"
+mkdir -p "$runs" || die "cannot make the folder $runs"
+runs=$(cd "$runs" && pwd)
+text=
+if [[ $task == text ]]; then
+  text=$("$root/scripts/get-text.sh" ${setup[@]+"${setup[@]}"} kjv "$runs/data") || die "the King James Bible cannot be had here"
+fi
+
+# one_line: JSON from standard input without line ends.
+one_line() { tr -d '\n' | sed 's/^ *//; s/  */ /g'; }
+# number KEY: the first number behind "KEY": in JSON from standard input.
+number() { grep -oE "\"$1\": *[-+.0-9eE]+" | head -n 1 | sed 's/.*: *//'; }
+# json_text: standard input as a JSON string.
+json_text() { tr -d '\r' | sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' | awk '{ printf "%s%s", sep, $0; sep = "\\n" }' | sed 's/^/"/; s/$/"/'; }
+
+# parameters_of FLAGS...: parameters of the model.
+parameters_of() {
+  "$weft" train --dry-run --out-dir "$runs/none" --color never --device "$device" "$@" 2>&1 |
+    sed -n 's/^model  *\([0-9,]*\) parameters.*/\1/p' | tr -d ,
+}
+
+# On text all models get the parameters of the one with full attention, by the width of their MLPs.
+base_d_ff=384
+mlp_flags_of() {
+  [[ $task == text ]] || return 0
+  local flags wanted count
+  read -ra flags <<<"$(flags_of "$1")"
+  wanted=$(parameters_of --data "$text" "${model[@]}" --d-ff "$base_d_ff" --attention full)
+  count=$(parameters_of --data "$text" "${model[@]}" --d-ff "$base_d_ff" "${flags[@]}")
+  # 4 layers with three matrices of 128 columns each, in multiples of 8.
+  echo "--d-ff $((base_d_ff + (wanted - count) / (4 * 3 * 128) / 8 * 8))"
+}
+
+# train_stage RUN LOG FLAGS...: `weft train`, its messages to LOG.
+train_stage() {
+  local run=$1 log=$2
+  shift 2
+  "$weft" train --out-dir "$run" --device "$device" --threads "$threads" --dtype "$dtype" --report-to csv --color never \
+    --log-every 10 "$@" >>"$log" 2>&1
+}
+
+# stop_and_resume STEP RUN LOG FLAGS...: as train_stage, but interrupted as soon as there is a checkpoint of STEP.
+stop_and_resume() {
+  local step=$1 run=$2 log=$3 pid checkpoint
+  shift
+  checkpoint=$run/checkpoints/step-$(printf %08d "$step").h5
+  train_stage "$@" --save-every "$step" &
+  pid=$!
+  until [[ -e $checkpoint ]] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
+  # The program, which is the only child of the function's shell.
+  pkill -INT -P "$pid" 2>/dev/null || true
+  wait "$pid" || true
+  train_stage "$@" --save-every "$step" && grep -q 'resumed after step' "$log"
+}
+
+# train_case CASE SEED RUN: trains, measures, and writes RUN/row.json.
+train_case() {
+  local name=$1 seed=$2 run=$3 flags stages stage sequence batch count data total=0 tokens=0 seconds=0 start schedule
+  local log=$run.log parameters evaluation extra=
+  read -ra flags <<<"$(flags_of "$name") $(mlp_flags_of "$name")"
+  mapfile -t stages < <(stages_of)
+  rm -rf "$run" "$log"
+  for stage in "${stages[@]}"; do
+    IFS=/ read -r sequence batch count data <<<"$stage"
+    schedule=constant
+    if [[ $stage == "${stages[-1]}" ]]; then schedule=wsd; fi
+    total=$((total + count))
+    tokens=$((tokens + count * sequence * batch))
+    start=$(date +%s%N)
+    local arguments=("$run" "$log" --data "$data" --seq-len "$sequence" --batch-size "$batch" --max-steps "$total" --seed "$seed"
+      "${model[@]}" "${flags[@]}" "${optimizer[@]}" --lr-schedule "$schedule" --decay-steps $((count / 2)) --min-lr 0
+      --eval-every -1)
+    if [[ $task == text ]]; then
+      stop_and_resume $((count / 2)) "${arguments[@]}" || return 1
+    else
+      train_stage "${arguments[@]}" --save-every -1 || return 1
+    fi
+    seconds=$((seconds + ($(date +%s%N) - start) / 1000000))
+  done
+  parameters=$(sed -n 's/^model  *\([0-9,]*\) parameters.*/\1/p' "$log" | head -n 1 | tr -d ,)
+  case $task in
+    recall) evaluation=$("$weft" eval --run "$run" --suite recall --pairs 8 --documents 256 --batch-size 16 --threads "$threads" --format json -q) ;;
+    needle) evaluation=$("$weft" eval --run "$run" --suite needle --lengths "$((length / 2)),$length" --documents 64 --batch-size 16 --threads "$threads" --format json -q) ;;
+    text) evaluation=$("$weft" eval --run "$run" --suite loss --threads "$threads" --format json -q) ;;
+  esac || return 1
+  if [[ $task == text ]]; then
+    extra=", \"resumed\": \"$(grep -o 'resumed after step [0-9]*' "$log" | head -n 1)\", \"sample\": $("$weft" generate --run "$run" \
+      --prompt "And the LORD said" --max-new-tokens 120 --temperature 0.7 --seed 1 --threads "$threads" -q 2>>"$log" | json_text)" || return 1
+  fi
+  # Paths of this machine say nothing elsewhere.
+  evaluation=$(one_line <<<"$evaluation" | sed "s|$runs/data/||; s|\"checkpoint\": \"[^\"]*/|\"checkpoint\": \"|")
+  printf '{"case": "%s", "seed": %s, "flags": "%s", "parameters": %s, "steps": %s, "tokens": %s, "seconds": %s%s, "result": %s}\n' \
+    "$name" "$seed" "${flags[*]}" "$parameters" "$total" "$tokens" "$((seconds / 1000))" "$extra" "$evaluation" >"$run/row.partial"
+  mv "$run/row.partial" "$run/row.json"
+}
+
+# What decides a run; finished runs of the same recipe are not repeated.
+recipe_of() { echo "$device $dtype ${model[*]} ${optimizer[*]} $(flags_of "$1") $(stages_of | sed "s|$runs/||")" | tr '\n' ' '; }
+
+# run_of CASE SEED: a folder named by all that decides the run.
+run_of() { printf '%s/%s-%s-%s-seed%s\n' "$runs" "$task" "$1" "$(recipe_of "$1" | cksum | cut -d ' ' -f 1)" "$2"; }
+
+# run_case CASE SEED
+run_case() {
+  local run
+  run=$(run_of "$1" "$2")
+  if [[ ! -e $run/row.json ]]; then train_case "$1" "$2" "$run" || { say "$1 seed $2 failed; see $run.log" && return 1; }; fi
+  say "$1 seed $2: $(metric_of <"$run/row.json"), $(minutes "$(number seconds <"$run/row.json")")"
+}
+
+# metric_of: what the experiment is about, from a row on standard input.
+metric_of() {
+  if [[ $task == text ]]; then number loss; else number accuracy; fi
+}
+
+failed=0
+running=0
+for seed in "${seed_list[@]}"; do
+  for name in "${case_list[@]}"; do
+    if ((running >= at_once)); then
+      wait -n || failed=1
+      running=$((running - 1))
+    fi
+    run_case "$name" "$seed" &
+    running=$((running + 1))
+  done
+done
+for ((; running > 0; --running)); do wait -n || failed=1; done
+((!failed)) || die "some runs failed, see above"
+
+rows=$(mktemp)
+trap 'rm -f "$rows"' EXIT
+for name in "${case_list[@]}"; do
+  for seed in "${seed_list[@]}"; do cat "$(run_of "$name" "$seed")/row.json" >>"$rows"; done
+done
+
+# Mean over the seeds and spread, the standard deviation of a sample (0 for one seed).
+summary=$(
+  while IFS= read -r row; do
+    printf '%s %s %s %s %s\n' "$(cut -d '"' -f 4 <<<"$row")" "$(metric_of <<<"$row")" \
+      "$(number parameters <<<"$row")" "$(number tokens <<<"$row")" "$(number seconds <<<"$row")"
+  done <"$rows" | awk '
+    { if (!($1 in n)) order[++cases] = $1
+      n[$1]++; sum[$1] += $2; squares[$1] += $2 * $2; parameters[$1] = $3; tokens[$1] = $4; seconds[$1] += $5 }
+    END {
+      for (i = 1; i <= cases; i++) {
+        c = order[i]; mean = sum[c] / n[c]; variance = n[c] > 1 ? (squares[c] - n[c] * mean * mean) / (n[c] - 1) : 0
+        printf "%s %d %.5f %.5f %d %d %.0f\n", c, n[c], mean, sqrt(variance > 0 ? variance : 0), parameters[c], tokens[c], seconds[c] / n[c]
+      }
+    }'
+)
+
+machine=${machine:-$(machine_name)}
+out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-${device%%:*}-quality-$experiment.json}
+metric=accuracy
+if [[ $task == text ]]; then metric=loss; fi
+mkdir -p "$(dirname "$out")"
+{
+  printf '{\n'
+  result_header "quality-$experiment" "${command_line//$root\//}" "$machine"
+  printf '  "program": "%s",\n' "$("$weft" --version | head -n 1)"
+  printf '  "setting": {"device": "%s", "dtype": "%s", "threads": %s, "length": %s, "window": %s, "model": "%s", "optimizer": "%s"},\n' \
+    "$device" "$dtype" "$threads" "$length" "$window" "${model[*]}" "${optimizer[*]}"
+  printf '  "stages": ['
+  stages_of | sed "s|$runs/data/||" | awk -F / '{ printf "%s\n    {\"length\": %s, \"batch\": %s, \"steps\": %s, \"data\": \"%s\"}", sep, $1, $2, $3, $4; sep = "," }'
+  printf '\n  ],\n  "summary": [\n'
+  awk -v metric="$metric" '{ printf "%s    {\"case\": \"%s\", \"seeds\": %s, \"%s\": %s, \"spread\": %s, \"parameters\": %s, \"tokens\": %s, \"seconds\": %s}", sep, $1, $2, metric, $3, $4, $5, $6, $7; sep = ",\n" } END { print "" }' <<<"$summary"
+  printf '  ],\n  "rows": [\n'
+  awk '{ printf "%s    %s", sep, $0; sep = ",\n" } END { print "" }' "$rows"
+  printf '  ]\n}\n'
+} >"$out.partial"
+mv -f "$out.partial" "$out"
+
+printf '%-12s %5s %10s %8s %10s %10s %8s\n' case seeds "$metric" spread parameters tokens seconds
+awk '{ printf "%-12s %5s %10s %8s %10s %10s %8s\n", $1, $2, $3, $4, $5, $6, $7 }' <<<"$summary"
+say "written to $out"
