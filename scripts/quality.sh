@@ -98,23 +98,23 @@ threads=${threads:-$((jobs > at_once ? jobs / at_once : 1))}
 # Recall begins with short sequences full of answers, where looking up is learned soon, and doubles them to the last
 # length; what looks up in a long sequence has little to learn from, a few answers in each.
 window=32
-blocks=block=8,stride=8,select-block=8,select-count=16
+blocks=block=4,stride=4,select-block=4,select-count=24
 case $experiment in
   recall | ablation)
     task=recall
     length=${length:-512}
-    steps=${steps:-250}
+    steps=${steps:-300}
     dtype=${dtype:-f32}
     model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
     optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
     stages_of() {
       local keys=builtin:recall:pairs=8,keys=16 at
       echo "33/128/350/$keys"
-      if ((length > 128)); then echo "128/32/50/$keys,gap=32,spread=-1"; fi
-      for ((at = 256; at < length; at *= 2)); do echo "$at/32/150/$keys,gap=$((at * 2 / 5)),spread=-1"; done
-      echo "$length/32/$steps/$keys,gap=$((length * 2 / 5)),spread=-1"
+      if ((length > 128)); then echo "128/32/40/$keys,gap=32,spread=-1"; fi
+      for ((at = 256; at < length; at *= 2)); do echo "$at/16/100/$keys,gap=$((at * 2 / 5)),spread=-1"; done
+      echo "$length/16/$steps/$keys,gap=$((length * 2 / 5)),spread=-1"
     }
-    asa=window=$window,$blocks,rope-dim=32
+    asa=window=$window,$blocks,local=4,rope-dim=32
     nsa=window=$window,$blocks,kv-sharing=shared
     ;;
   needle)
@@ -129,7 +129,7 @@ case $experiment in
       echo "256/16/300/$keys"
       echo "$length/8/$steps/$keys"
     }
-    asa=window=$window,$blocks,rope-dim=32,query-run=2
+    asa=window=$window,$blocks,local=4,rope-dim=32,query-run=2
     nsa=window=$window,$blocks,kv-sharing=shared
     ;;
   text)
