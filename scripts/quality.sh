@@ -243,10 +243,10 @@ stop_and_resume() {
   train_stage "$@" --save-every "$step" &
   pid=$!
   until [[ -e $checkpoint ]] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
-  # The program, which is the only child of the function's shell.
-  pkill -INT -P "$pid" 2>/dev/null || true
+  # The program, which is the only child of the function's shell. SIGINT is ignored in the background.
+  pkill -TERM -P "$pid" 2>/dev/null || true
   wait "$pid" || true
-  train_stage "$@" --save-every "$step" && grep -q 'resumed after step' "$log"
+  train_stage "$@" --save-every "$step" && grep -q 'resumed after step' "$log" && ! grep -q 'nothing to do' "$log"
 }
 
 # train_case CASE SEED RUN: trains, measures, and writes RUN/row.json.
