@@ -49,7 +49,8 @@ awk_functions='
   }
   function spread_of(line, format) { return field(line, "seeds") > 1 ? " ± " format : "" }
   function title(name) {
-    if (name ~ /^asa-r/) return "asa, `query-run=" substr(name, 6) "`"
+    if (experiment == "ablation" && name == "asa") return "asa, `LG`, `query-run=2`"
+    if (name ~ /^asa-r/) return "asa, `LG`, `query-run=" substr(name, 6) "`"
     if (name == "asa-local") return "asa, `LL`: local layers alone"
     if (name == "asa-global") return "asa, `GG`: global layers alone"
     if (name == "asa-gl") return "asa, `GL`: the global layer first"
@@ -140,7 +141,7 @@ tables_of() {
     ((first)) || echo
     first=0
     link=../benchmarks/results/$(basename "$file")
-    awk -v file="$link" "$awk_functions$table$footer" "$file"
+    awk -v experiment="$1" -v file="$link" "$awk_functions$table$footer" "$file"
   done
   if ((first)); then echo "Not measured yet."; fi
 }

@@ -151,23 +151,22 @@ cases_of() {
   case $experiment in
     recall | needle) echo full,swa,nsa,asa ;;
     text) echo full,swa,mla,gla,nsa,asa ;;
-    ablation) echo asa-r1,asa-r2,asa-r4,asa-local,asa-global,asa-gl,nsa,nsa-no-cmp,nsa-no-slc,nsa-no-win ;;
+    ablation) echo asa,asa-r1,asa-r4,asa-local,asa-global,asa-gl,nsa,nsa-no-cmp,nsa-no-slc,nsa-no-win ;;
   esac
 }
 flags_of() {
   local asa=$asa
   case $experiment-$1 in
-    recall-asa) asa+=,query-run=2 ;;
-    *-asa-r[124]) asa+=,query-run=${1#asa-r} ;;
-    *-asa-*) asa+=,query-run=2 ;;
+    *-asa-r[14]) asa+=,query-run=${1#asa-r} ;;
+    recall-asa | ablation-asa*) asa+=,query-run=2 ;;
   esac
   case $1 in
     full | mla | gla) echo "--attention $1" ;;
     swa) echo "--attention swa --attention-opt window=$window" ;;
     nsa) echo "--attention nsa --attention-opt $nsa" ;;
-    asa | asa-r[124]) echo "--attention asa --attention-opt $asa" ;;
-    asa-local) echo "--attention-schedule LL --attention-opt $asa" ;;
-    asa-global) echo "--attention-schedule GG --attention-opt $asa" ;;
+    asa | asa-r[14]) echo "--attention asa --attention-opt $asa" ;;
+    asa-local) echo "--attention-schedule LL --attention-opt window=$window,rope-dim=32" ;;
+    asa-global) echo "--attention-schedule GG --attention-opt ${asa#window=*,}" ;;
     asa-gl) echo "--attention-schedule GL --attention-opt $asa" ;;
     nsa-no-cmp) echo "--attention nsa --attention-opt $nsa,branches=slc+win" ;;
     nsa-no-slc) echo "--attention nsa --attention-opt $nsa,branches=cmp+win" ;;
