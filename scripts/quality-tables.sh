@@ -47,7 +47,6 @@ awk_functions='
     while (match(text, /[0-9][0-9][0-9][0-9]($|,)/)) text = substr(text, 1, RSTART) "," substr(text, RSTART + 1)
     return text
   }
-  function spread_of(line, format) { return field(line, "seeds") > 1 ? " ± " format : "" }
   function title(name) {
     if (experiment == "ablation" && name == "asa") return "asa, `LG`, `query-run=2`"
     if (name ~ /^asa-r/) return "asa, `LG`, `query-run=" substr(name, 6) "`"
@@ -125,7 +124,7 @@ samples='
 # shellcheck disable=SC2016
 footer='
   END { printf "\nLength %s, window %s, %s on %s, %s thread%s a run (%s): `%s`, [its file](%s).\n", length_of, window, dtype, device, threads,
-    threads > 1 ? "s" : "", cpu, command, file }
+    (threads > 1 ? "s" : ""), cpu, command, file }
 '
 
 # tables_of EXPERIMENT: the tables of its files.

@@ -120,13 +120,13 @@ case $experiment in
   needle)
     task=needle
     length=${length:-512}
-    steps=${steps:-200}
+    steps=${steps:-150}
     dtype=${dtype:-f32}
     model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
     optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
     stages_of() {
-      local keys=builtin:needle:digits=3,keys=2,asked=0
-      echo "256/16/300/$keys"
+      local keys=builtin:needle:digits=3,keys=1
+      echo "256/16/250/$keys"
       echo "$length/8/$steps/$keys"
     }
     asa=window=$window,$blocks,local=4,rope-dim=32,query-run=2
