@@ -17,7 +17,8 @@ AsaCache::AsaCache(int64_t batch, int64_t capacity, const AsaCacheOptions& optio
                      dtype, device),
       block_rope_keys_(batch, 1, options.blocks.count(capacity), options.rope_dim, dtype, device),
       raw_rope_keys_(options.blocks, batch, capacity, 1, options.rope_dim, dtype, device),
-      lists_(full({batch, options.groups, options.select_count}, -1, DType::i32)) {}
+      lists_(full({batch, options.groups, options.select_count}, -1, DType::i32)),
+      device_(device) {}
 
 int64_t AsaCache::bytes() const {
   return latents_.bytes() + rope_keys_.bytes() + block_latents_.bytes() + block_rope_keys_.bytes() +
@@ -64,7 +65,8 @@ AsaCache::Rows AsaCache::blocks() const {
           options_.rope_dim > 0 ? block_rope_keys_.kept(complete_) : Tensor()};
 }
 
-void AsaCache::keep_lists(const Selection& selection) {
+void AsaCache::keep_lists(const Selection& chosen) {
+  const Selection selection = chosen.to(kCpu);
   const SelectionShape& shape = selection.shape();
   const int64_t slots = options_.select_count;
   auto* const kept = lists_.data<int32_t>();
@@ -94,7 +96,7 @@ Selection AsaCache::kept_lists() const {
       if (block >= 0) lists[list].push_back(block);
     }
   }
-  return Selection::from_lists(shape, lists);
+  return Selection::from_lists(shape, lists).to(device_);
 }
 
 }  // namespace weft::attention

@@ -87,6 +87,10 @@ Selection Selection::from_lists(const SelectionShape& shape,
           from_vector(blocks, {static_cast<int64_t>(blocks.size())})};
 }
 
+Selection Selection::to(Device to) const {
+  return to == device() ? *this : Selection(shape_, offsets_.to(to), blocks_.to(to));
+}
+
 std::span<const int32_t> Selection::list(int64_t batch, int64_t group, int64_t tile) const {
   WEFT_CHECK(batch >= 0 && batch < shape_.batch && group >= 0 && group < shape_.groups &&
                  tile >= 0 && tile < shape_.tiles(),

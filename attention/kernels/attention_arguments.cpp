@@ -119,7 +119,9 @@ BackwardArguments complete_backward(const char* op, FlashAttentionBackwardParams
                grad->stride(-1));
   }
   BackwardArguments kept{with_dense_rows(dout), with_dense_rows(o), lse.contiguous(),
-                         sum_type == q.dtype() ? grads.dq : empty(q.shape(), sum_type, q.device())};
+                         sum_type == q.dtype() || !q.device().is_cpu()
+                             ? grads.dq
+                             : empty(q.shape(), sum_type, q.device())};
   params.dout = view_of(kept.dout);
   params.o = view_of(kept.o);
   params.lse = kept.lse.raw_data();

@@ -16,6 +16,7 @@ struct BlockPoolParams {
   Tensor y;        // [B, Nc, H, D]
 };
 void block_pool_forward_cpu(const BlockPoolParams& params, Stream stream);
+void block_pool_forward_cuda(const BlockPoolParams& params, Stream stream);
 
 struct BlockPoolBackwardParams {
   BlockShape shape;
@@ -26,6 +27,7 @@ struct BlockPoolBackwardParams {
   Tensor dweights;  // [H, l], sums over the blocks of each head; may be undefined
 };
 void block_pool_backward_cpu(const BlockPoolBackwardParams& params, Stream stream);
+void block_pool_backward_cuda(const BlockPoolBackwardParams& params, Stream stream);
 
 struct BlockUnfoldParams {
   BlockShape shape;
@@ -34,6 +36,8 @@ struct BlockUnfoldParams {
   Tensor z;          // [B, Nc, H, l D]
 };
 void block_unfold_forward_cpu(const BlockUnfoldParams& params, Stream stream);
+void block_unfold_forward_cuda(const BlockUnfoldParams& params, Stream stream);
 void block_unfold_backward_cpu(const BlockUnfoldParams& params, Stream stream);
+void block_unfold_backward_cuda(const BlockUnfoldParams& params, Stream stream);
 
 }  // namespace weft::attention

@@ -38,5 +38,6 @@ struct BlockSelectionParams {
 };
 
 void select_blocks_cpu(const BlockSelectionParams& params, Stream stream);
+void select_blocks_cuda(const BlockSelectionParams& params, Stream stream);
 
 }  // namespace weft::attention

@@ -43,11 +43,15 @@ struct FlashAttentionParams {
 
 struct FlashAttentionBackwardParams : FlashAttentionParams {
   HeadsView dout, dq, dk, dv;
-  /// Sums over keys of dq [B, T, H, D] in the accumulator type: dq itself where types agree.
+  /// Sums over keys of dq [B, T, H, D] in the accumulator type: dq itself where types agree, and on
+  /// devices that need no such sums.
   HeadsView dq_sum;
 };
 
 void flash_attention_forward_cpu(const FlashAttentionParams& params, Stream stream);
 void flash_attention_backward_cpu(const FlashAttentionBackwardParams& params, Stream stream);
+
+void flash_attention_forward_cuda(const FlashAttentionParams& params, Stream stream);
+void flash_attention_backward_cuda(const FlashAttentionBackwardParams& params, Stream stream);
 
 }  // namespace weft::attention

@@ -15,6 +15,7 @@ struct GatedSumParams {
   Tensor y;                      // [B, T, H, D]; forward only
 };
 void gated_sum_forward_cpu(const GatedSumParams& params, Stream stream);
+void gated_sum_forward_cuda(const GatedSumParams& params, Stream stream);
 
 struct GatedSumBackwardParams : GatedSumParams {
   Tensor dy;                      // [B, T, H, D]
@@ -22,5 +23,6 @@ struct GatedSumBackwardParams : GatedSumParams {
   Tensor dlogits;                 // [B, T, H, C]
 };
 void gated_sum_backward_cpu(const GatedSumBackwardParams& params, Stream stream);
+void gated_sum_backward_cuda(const GatedSumBackwardParams& params, Stream stream);
 
 }  // namespace weft::attention

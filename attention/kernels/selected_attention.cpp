@@ -39,7 +39,10 @@ SelectionView checked_view(const char* op, const FlashAttentionParams& params, c
   WEFT_CHECK(selection.device() == q.device(), DeviceError,
              "{}: q and the selection must be on one device, got {} and {}", op, q.device(),
              selection.device());
-  return {shape, selection.offsets().data<int64_t>(), selection.blocks().data<int32_t>()};
+  return {.shape = shape,
+          .offsets = selection.offsets().data<int64_t>(),
+          .blocks = selection.blocks().data<int32_t>(),
+          .entries = selection.blocks().numel()};
 }
 
 FlashAttentionOutput selected_attention_forward(const Tensor& q, const Tensor& k, const Tensor& v,

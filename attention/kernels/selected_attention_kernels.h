@@ -13,6 +13,7 @@ struct SelectionView {
   SelectionShape shape;
   const int64_t* offsets = nullptr;
   const int32_t* blocks = nullptr;
+  int64_t entries = 0;  // room in blocks: at least the lengths of all lists
 
   struct List {
     const int32_t* first;
@@ -38,5 +39,8 @@ SelectionView checked_view(const char* op, const FlashAttentionParams& params, c
 
 void selected_attention_forward_cpu(const SelectedAttentionParams& params, Stream stream);
 void selected_attention_backward_cpu(const SelectedAttentionBackwardParams& params, Stream stream);
+
+void selected_attention_forward_cuda(const SelectedAttentionParams& params, Stream stream);
+void selected_attention_backward_cuda(const SelectedAttentionBackwardParams& params, Stream stream);
 
 }  // namespace weft::attention

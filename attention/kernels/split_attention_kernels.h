@@ -21,5 +21,6 @@ inline bool has_few_rows(const FlashAttentionParams& p) {
 }
 
 void split_attention_forward_cpu(const SplitAttentionParams& params, Stream stream);
+void split_attention_forward_cuda(const SplitAttentionParams& params, Stream stream);
 
 }  // namespace weft::attention

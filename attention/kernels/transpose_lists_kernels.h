@@ -17,5 +17,6 @@ struct TransposeListsParams {
 };
 
 void transpose_lists_cpu(const TransposeListsParams& params, Stream stream);
+void transpose_lists_cuda(const TransposeListsParams& params, Stream stream);
 
 }  // namespace weft::attention

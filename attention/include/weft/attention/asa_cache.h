@@ -55,6 +55,7 @@ class AsaCache final : public nn::MixerCache {
   TokenRing latents_, rope_keys_, block_latents_, block_rope_keys_;
   BlockStream raw_rope_keys_;
   Tensor lists_;  // i32 [B, G, n] on the CPU, -1 behind the last block of a list
+  Device device_;
   int64_t length_ = 0, complete_ = 0;
 };
 

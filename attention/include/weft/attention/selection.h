@@ -57,6 +57,8 @@ class Selection {
   const Tensor& offsets() const { return offsets_; }
   const Tensor& blocks() const { return blocks_; }
   Device device() const { return offsets_.device(); }
+  /// The same lists on another device; itself when nothing changes.
+  Selection to(Device device) const;
 
   /// One list. On the CPU only.
   std::span<const int32_t> list(int64_t batch, int64_t group, int64_t tile) const;
