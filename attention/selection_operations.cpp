@@ -16,7 +16,7 @@ namespace weft::attention {
 namespace {
 
 constexpr Kernel<void(const TransposeListsParams&, Stream)> kTransposeLists{
-    "transposed", &transpose_lists_cpu, WEFT_NO_CUDA_KERNEL(transpose_lists_cuda)};
+    "transposed", &transpose_lists_cpu, WEFT_CUDA_KERNEL(transpose_lists_cuda)};
 
 struct Lists {
   Tensor offsets, items;

@@ -13,14 +13,14 @@ namespace weft::attention {
 namespace {
 
 constexpr Kernel<void(const BlockPoolParams&, Stream)> kPool{
-    "block_pool", &block_pool_forward_cpu, WEFT_NO_CUDA_KERNEL(block_pool_forward_cuda)};
+    "block_pool", &block_pool_forward_cpu, WEFT_CUDA_KERNEL(block_pool_forward_cuda)};
 constexpr Kernel<void(const BlockPoolBackwardParams&, Stream)> kPoolBackward{
-    "block_pool_backward", &block_pool_backward_cpu, WEFT_NO_CUDA_KERNEL(block_pool_backward_cuda)};
+    "block_pool_backward", &block_pool_backward_cpu, WEFT_CUDA_KERNEL(block_pool_backward_cuda)};
 constexpr Kernel<void(const BlockUnfoldParams&, Stream)> kUnfold{
-    "block_unfold", &block_unfold_forward_cpu, WEFT_NO_CUDA_KERNEL(block_unfold_forward_cuda)};
+    "block_unfold", &block_unfold_forward_cpu, WEFT_CUDA_KERNEL(block_unfold_forward_cuda)};
 constexpr Kernel<void(const BlockUnfoldParams&, Stream)> kUnfoldBackward{
     "block_unfold_backward", &block_unfold_backward_cpu,
-    WEFT_NO_CUDA_KERNEL(block_unfold_backward_cuda)};
+    WEFT_CUDA_KERNEL(block_unfold_backward_cuda)};
 
 DType accumulator_type(DType dtype) {
   return dtype == DType::f64 ? DType::f64 : DType::f32;

@@ -16,7 +16,7 @@ namespace weft::attention {
 namespace {
 
 constexpr Kernel<void(const BlockSelectionParams&, Stream)> kSelectBlocks{
-    "select_blocks", &select_blocks_cpu, WEFT_NO_CUDA_KERNEL(select_blocks_cuda)};
+    "select_blocks", &select_blocks_cpu, WEFT_CUDA_KERNEL(select_blocks_cuda)};
 constexpr const char* kOp = kSelectBlocks.op;
 
 void check_inputs(const Tensor& q, const Tensor& k, const Tensor& lse) {

@@ -13,10 +13,10 @@ namespace {
 
 constexpr Kernel<void(const FlashAttentionParams&, Stream)> kForward{
     "flash_attention", &flash_attention_forward_cpu,
-    WEFT_NO_CUDA_KERNEL(flash_attention_forward_cuda)};
+    WEFT_CUDA_KERNEL(flash_attention_forward_cuda)};
 constexpr Kernel<void(const FlashAttentionBackwardParams&, Stream)> kBackward{
     "flash_attention_backward", &flash_attention_backward_cpu,
-    WEFT_NO_CUDA_KERNEL(flash_attention_backward_cuda)};
+    WEFT_CUDA_KERNEL(flash_attention_backward_cuda)};
 
 }  // namespace
 

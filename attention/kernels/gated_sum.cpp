@@ -12,9 +12,9 @@ namespace weft::attention {
 namespace {
 
 constexpr Kernel<void(const GatedSumParams&, Stream)> kForward{
-    "gated_sum", &gated_sum_forward_cpu, WEFT_NO_CUDA_KERNEL(gated_sum_forward_cuda)};
+    "gated_sum", &gated_sum_forward_cpu, WEFT_CUDA_KERNEL(gated_sum_forward_cuda)};
 constexpr Kernel<void(const GatedSumBackwardParams&, Stream)> kBackward{
-    "gated_sum_backward", &gated_sum_backward_cpu, WEFT_NO_CUDA_KERNEL(gated_sum_backward_cuda)};
+    "gated_sum_backward", &gated_sum_backward_cpu, WEFT_CUDA_KERNEL(gated_sum_backward_cuda)};
 
 /// Checks the arguments and fills everything but results.
 GatedSumParams make_params(const char* op, const std::vector<Tensor>& branches,

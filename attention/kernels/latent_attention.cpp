@@ -13,7 +13,7 @@ namespace {
 
 constexpr Kernel<void(const SplitAttentionParams&, Stream)> kForward{
     "latent_attention", &split_attention_forward_cpu,
-    WEFT_NO_CUDA_KERNEL(split_attention_forward_cuda)};
+    WEFT_CUDA_KERNEL(split_attention_forward_cuda)};
 
 void check_parts(const char* op, const Tensor& q_latent, const Tensor& q_rope,
                  const Tensor& latents, const Tensor& rope_keys,

@@ -12,10 +12,10 @@ namespace {
 
 constexpr Kernel<void(const SelectedAttentionParams&, Stream)> kForward{
     "selected_attention", &selected_attention_forward_cpu,
-    WEFT_NO_CUDA_KERNEL(selected_attention_forward_cuda)};
+    WEFT_CUDA_KERNEL(selected_attention_forward_cuda)};
 constexpr Kernel<void(const SelectedAttentionBackwardParams&, Stream)> kBackward{
     "selected_attention_backward", &selected_attention_backward_cpu,
-    WEFT_NO_CUDA_KERNEL(selected_attention_backward_cuda)};
+    WEFT_CUDA_KERNEL(selected_attention_backward_cuda)};
 
 FlashAttentionOptions flash_options(const Selection& selection,
                                     const SelectedAttentionOptions& options) {

@@ -25,7 +25,8 @@ class OnGpu : public ::testing::Test {
   }
 };
 
-/// |a - b| / |b| over all elements, which must be finite or equal.
+/// |a - b| / |b| over all elements, which must be finite or equal; the root mean square of a where
+/// b vanishes but for rounding.
 inline double relative_error(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.shape(), b.shape());
   const std::vector<double> x = a.to(kCpu).to_vector<double>(), y = b.to(kCpu).to_vector<double>();
@@ -35,7 +36,8 @@ inline double relative_error(const Tensor& a, const Tensor& b) {
     difference += (x[i] - y[i]) * (x[i] - y[i]);
     size += y[i] * y[i];
   }
-  return size > 0 ? std::sqrt(difference / size) : std::sqrt(difference);
+  const auto count = static_cast<double>(std::max<size_t>(x.size(), 1));
+  return std::sqrt(difference / (size > 1e-20 * count ? size : count));
 }
 
 /// What a kernel may be off by. For the half types: what rounding every result, every probability
