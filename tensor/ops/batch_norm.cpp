@@ -12,12 +12,12 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, Tensor&, Tensor&, Stream)> kStatistics{
-    "batch_norm", &batch_statistics_cpu, WEFT_NO_CUDA_KERNEL(batch_statistics_cuda)};
+    "batch_norm", &batch_statistics_cpu, WEFT_CUDA_KERNEL(batch_statistics_cuda)};
 constexpr Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                       Tensor&, Stream)>
-    kNormalize{"batch_norm", &batch_normalize_cpu, WEFT_NO_CUDA_KERNEL(batch_normalize_cuda)};
+    kNormalize{"batch_norm", &batch_normalize_cpu, WEFT_CUDA_KERNEL(batch_normalize_cuda)};
 constexpr Kernel<void(BatchNormBackwardParams&, Stream)> kBackward{
-    "batch_norm_backward", &batch_norm_backward_cpu, WEFT_NO_CUDA_KERNEL(batch_norm_backward_cuda)};
+    "batch_norm_backward", &batch_norm_backward_cpu, WEFT_CUDA_KERNEL(batch_norm_backward_cuda)};
 
 DType accumulator_type(DType dtype) {
   return dtype == DType::f64 ? DType::f64 : DType::f32;

@@ -21,4 +21,10 @@ struct BatchNormBackwardParams {
 };
 void batch_norm_backward_cpu(BatchNormBackwardParams& params, Stream stream);
 
+// On the GPU.
+void batch_statistics_cuda(const Tensor& x, Tensor& mean, Tensor& variance, Stream stream);
+void batch_normalize_cuda(const Tensor& x, const Tensor& mean, const Tensor& rstd,
+                          const Tensor& gain, const Tensor& bias, Tensor& y, Stream stream);
+void batch_norm_backward_cuda(BatchNormBackwardParams& params, Stream stream);
+
 }  // namespace weft

@@ -16,12 +16,12 @@ namespace {
 
 using ConvLauncher = void(const Tensor&, const Tensor&, Tensor&, const ConvGeometry&, Stream);
 constexpr Kernel<ConvLauncher> kForward{"conv2d", &conv2d_forward_cpu,
-                                        WEFT_NO_CUDA_KERNEL(conv2d_forward_cuda)};
+                                        WEFT_CUDA_KERNEL(conv2d_forward_cuda)};
 constexpr Kernel<ConvLauncher> kBackwardInput{"conv2d_backward_input", &conv2d_backward_input_cpu,
-                                              WEFT_NO_CUDA_KERNEL(conv2d_backward_input_cuda)};
+                                              WEFT_CUDA_KERNEL(conv2d_backward_input_cuda)};
 constexpr Kernel<ConvLauncher> kBackwardWeight{"conv2d_backward_weight",
                                                &conv2d_backward_weight_cpu,
-                                               WEFT_NO_CUDA_KERNEL(conv2d_backward_weight_cuda)};
+                                               WEFT_CUDA_KERNEL(conv2d_backward_weight_cuda)};
 
 DType accumulator_type(DType dtype) {
   return dtype == DType::f64 ? DType::f64 : DType::f32;

@@ -31,4 +31,12 @@ void conv2d_backward_input_cpu(const Tensor& dy, const Tensor& weight, Tensor& d
 void conv2d_backward_weight_cpu(const Tensor& dy, const Tensor& x, Tensor& dweight,
                                 const ConvGeometry& geometry, Stream stream);
 
+// On the GPU.
+void conv2d_forward_cuda(const Tensor& x, const Tensor& weight, Tensor& y,
+                         const ConvGeometry& geometry, Stream stream);
+void conv2d_backward_input_cuda(const Tensor& dy, const Tensor& weight, Tensor& dx,
+                                const ConvGeometry& geometry, Stream stream);
+void conv2d_backward_weight_cuda(const Tensor& dy, const Tensor& x, Tensor& dweight,
+                                 const ConvGeometry& geometry, Stream stream);
+
 }  // namespace weft

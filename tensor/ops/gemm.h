@@ -30,4 +30,10 @@ void gemm_weight_cpu(const Tensor& x, const Tensor& weight, Tensor& y, const Ten
 /// Drops the rearranged weights.
 void clear_packed_weights_cpu();
 
+// On the GPU.
+void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& epilogue,
+               Stream stream);
+void gemm_weight_cuda(const Tensor& x, const Tensor& weight, Tensor& y, const Tensor& bias,
+                      Stream stream);
+
 }  // namespace weft

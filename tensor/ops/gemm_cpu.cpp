@@ -2,69 +2,31 @@
 
 #include <algorithm>
 #include <array>
-#include <span>
 #include <utility>
 
 #include "weft/tensor/ops/linear.h"
 
 #include "ops/gemm.h"
+#include "ops/gemm_layout.h"
 #include "ops/strided.h"
 
 namespace weft {
 namespace {
 
-bool has_dense_rows(const Tensor& matrix) {
-  const int64_t rows = matrix.size(-2), columns = matrix.size(-1);
-  return (matrix.stride(-1) == 1 || columns == 1) && (matrix.stride(-2) >= columns || rows == 1);
-}
-
-bool has_dense_axis(const Tensor& matrix) {
-  return has_dense_rows(matrix) || has_dense_rows(matrix.transpose(-1, -2));
-}
-
-/// The operand itself, or a copy with dense rows. Repeated batch axes stay repeated.
-Tensor with_dense_axis(const Tensor& operand) {
-  if (has_dense_axis(operand)) return operand;
-  Tensor once = operand;
-  for (int axis = 0; axis < operand.rank() - 2; ++axis) {
-    if (operand.strides()[axis] == 0) once = once.slice(axis, 0, 1);
-  }
-  return once.clone().expand(operand.shape());
-}
-
 /// The last two axes; strides that mean nothing (of axes of size 1) are made those of dense rows or
 /// columns, which libraries check.
 cpu::MatrixView matrix_of(const Tensor& tensor) {
-  const int64_t rows = tensor.size(-2), columns = tensor.size(-1);
   cpu::MatrixView matrix;
   matrix.data = static_cast<char*>(tensor.raw_data());
   matrix.dtype = tensor.dtype();
   if (has_dense_rows(tensor)) {
-    matrix.row_stride = rows == 1 ? columns : tensor.stride(-2);
+    matrix.row_stride = leading_size(tensor);
     matrix.column_stride = 1;
   } else {
     matrix.row_stride = 1;
-    matrix.column_stride = columns == 1 ? rows : tensor.stride(-1);
+    matrix.column_stride = leading_size(tensor.transpose(-1, -2));
   }
   return matrix;
-}
-
-Shape batch_axes(const Shape& sizes) {
-  return Shape(std::span(sizes.begin(), static_cast<size_t>(sizes.rank() - 2)));
-}
-
-/// The batch axes of c, a and b, merged where that is possible.
-using BatchLoop = StridedLoop<3>;
-
-/// Offsets of c, a and b in matrix number `index` of the batch.
-std::array<int64_t, 3> batch_offsets(const BatchLoop& batch, int64_t index) {
-  std::array<int64_t, 3> offsets{};
-  for (int axis = batch.shape.rank() - 1; axis >= 0; --axis) {
-    const int64_t position = index % batch.shape[axis];
-    index /= batch.shape[axis];
-    for (size_t i = 0; i < 3; ++i) offsets[i] += position * batch.strides[i][axis];
-  }
-  return offsets;
 }
 
 cpu::GemmCall call_at(const cpu::GemmCall& call, const std::array<int64_t, 3>& offsets) {
@@ -160,8 +122,7 @@ void gemm_cpu(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& e
   }
   const Tensor left = with_dense_axis(a), right = with_dense_axis(b);
   cpu::GemmCall call = make_call(left, right, c, epilogue);
-  const BatchLoop batch(batch_axes(c.shape()), {batch_axes(c.strides()), batch_axes(left.strides()),
-                                                batch_axes(right.strides())});
+  const BatchLoop batch = make_batch_loop(c, left, right);
   call.batch = batch.shape.back();
   if (call.k == 0 || cpu::prefers_loops(call)) {
     run_loops(call, batch);

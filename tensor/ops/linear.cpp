@@ -11,7 +11,7 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, const Tensor&, Stream)> kWeightGemm{
-    "linear", &gemm_weight_cpu, WEFT_NO_CUDA_KERNEL(gemm_weight_cuda)};
+    "linear", &gemm_weight_cpu, WEFT_CUDA_KERNEL(gemm_weight_cuda)};
 
 /// [..., E] as [rows, E]; a copy where the leading axes cannot be merged.
 Tensor as_rows(const Tensor& x) {

@@ -14,7 +14,7 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, const GemmEpilogue&, Stream)> kGemm{
-    "matmul", &gemm_cpu, WEFT_NO_CUDA_KERNEL(gemm_cuda)};
+    "matmul", &gemm_cpu, WEFT_CUDA_KERNEL(gemm_cuda)};
 
 /// A product with both operands brought to [batch..., M, K] and [batch..., K, N].
 struct Product {

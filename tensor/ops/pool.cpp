@@ -10,13 +10,13 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, Tensor&, Tensor&, const PoolGeometry&, Stream)> kMax{
-    "max_pool2d", &max_pool2d_cpu, WEFT_NO_CUDA_KERNEL(max_pool2d_cuda)};
+    "max_pool2d", &max_pool2d_cpu, WEFT_CUDA_KERNEL(max_pool2d_cuda)};
 constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, Stream)> kMaxBackward{
-    "max_pool2d_backward", &max_pool2d_backward_cpu, WEFT_NO_CUDA_KERNEL(max_pool2d_backward_cuda)};
+    "max_pool2d_backward", &max_pool2d_backward_cpu, WEFT_CUDA_KERNEL(max_pool2d_backward_cuda)};
 constexpr Kernel<void(const Tensor&, Tensor&, const PoolGeometry&, Stream)> kAvg{
-    "avg_pool2d", &avg_pool2d_cpu, WEFT_NO_CUDA_KERNEL(avg_pool2d_cuda)};
+    "avg_pool2d", &avg_pool2d_cpu, WEFT_CUDA_KERNEL(avg_pool2d_cuda)};
 constexpr Kernel<void(const Tensor&, Tensor&, const PoolGeometry&, Stream)> kAvgBackward{
-    "avg_pool2d_backward", &avg_pool2d_backward_cpu, WEFT_NO_CUDA_KERNEL(avg_pool2d_backward_cuda)};
+    "avg_pool2d_backward", &avg_pool2d_backward_cpu, WEFT_CUDA_KERNEL(avg_pool2d_backward_cuda)};
 
 void check_input(const char* op, const char* name, const Tensor& tensor) {
   WEFT_CHECK(tensor.defined(), ShapeError, "{}: {} is undefined", op, name);

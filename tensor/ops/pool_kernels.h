@@ -22,4 +22,12 @@ void avg_pool2d_cpu(const Tensor& x, Tensor& y, const PoolGeometry& geometry, St
 void avg_pool2d_backward_cpu(const Tensor& dy, Tensor& dx, const PoolGeometry& geometry,
                              Stream stream);
 
+// On the GPU.
+void max_pool2d_cuda(const Tensor& x, Tensor& y, Tensor& indices, const PoolGeometry& geometry,
+                     Stream stream);
+void max_pool2d_backward_cuda(const Tensor& dy, const Tensor& indices, Tensor& dx, Stream stream);
+void avg_pool2d_cuda(const Tensor& x, Tensor& y, const PoolGeometry& geometry, Stream stream);
+void avg_pool2d_backward_cuda(const Tensor& dy, Tensor& dx, const PoolGeometry& geometry,
+                              Stream stream);
+
 }  // namespace weft

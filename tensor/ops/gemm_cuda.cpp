@@ -1,0 +1,327 @@
+// Matrix products on the GPU, through cuBLASLt. The library thinks in columns: a matrix with dense
+// rows is, to it, the transpose with dense columns. So c = a b is asked for as c^T = b^T a^T, which
+// leaves all matrices where they are; "left" and "right" below are b and a.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <memory>
+
+#include <cublasLt.h>
+
+#include "weft/tensor/check.h"
+#include "weft/tensor/ops/arithmetic.h"
+#include "weft/tensor/ops/linear.h"
+
+#include "cuda/cublas_error.h"
+#include "cuda/device_context.h"
+#include "ops/gemm.h"
+#include "ops/gemm_layout.h"
+#include "ops/lru_cache.h"
+
+namespace weft {
+namespace {
+
+cudaDataType_t library_type(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return CUDA_R_64F;
+    case DType::f32:
+      return CUDA_R_32F;
+    case DType::bf16:
+      return CUDA_R_16BF;
+    case DType::f16:
+      return CUDA_R_16F;
+    default:
+      throw_error<DTypeError>("matmul: takes f64, f32, bf16 and f16, got {}", dtype);
+  }
+}
+
+struct DescriptorDeleter {
+  void operator()(cublasLtMatmulDescOpaque_t* it) const { cublasLtMatmulDescDestroy(it); }
+  void operator()(cublasLtMatrixLayoutOpaque_t* it) const { cublasLtMatrixLayoutDestroy(it); }
+  void operator()(cublasLtMatmulPreferenceOpaque_t* it) const {
+    cublasLtMatmulPreferenceDestroy(it);
+  }
+};
+using MatmulDescriptor = std::unique_ptr<cublasLtMatmulDescOpaque_t, DescriptorDeleter>;
+using LayoutDescriptor = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, DescriptorDeleter>;
+using PreferenceDescriptor = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, DescriptorDeleter>;
+
+/// How an operand lies in memory, as the library sees it.
+struct OperandKey {
+  int64_t leading = 0;       // distance of two of the library's columns
+  int64_t batch_stride = 0;  // elements
+  int32_t alignment = 0;     // bytes, at most 256
+  bool transposed = false;   // the library has to turn it
+
+  friend bool operator==(const OperandKey&, const OperandKey&) = default;
+};
+
+/// All that the choice of an algorithm depends on.
+struct PlanKey {
+  int device = 0;
+  DType dtype = DType::f32, out_dtype = DType::f32;
+  int64_t m = 0, n = 0, k = 0, batch = 0;
+  OperandKey a, b, c;
+  bool bias = false;
+
+  friend bool operator==(const PlanKey&, const PlanKey&) = default;
+};
+
+struct PlanKeyHash {
+  size_t operator()(const PlanKey& key) const {
+    size_t hash = 0;
+    const auto mix = [&](int64_t value) {
+      hash = (hash ^ static_cast<size_t>(value)) * 0x9e3779b97f4a7c15u;
+      hash ^= hash >> 29;
+    };
+    const auto mix_operand = [&](const OperandKey& operand) {
+      mix(operand.leading);
+      mix(operand.batch_stride);
+      mix(operand.alignment * 2 + operand.transposed);
+    };
+    mix(key.device);
+    mix(static_cast<int64_t>(key.dtype) * 32 + static_cast<int64_t>(key.out_dtype) * 2 + key.bias);
+    for (const int64_t size : {key.m, key.n, key.k, key.batch}) mix(size);
+    for (const OperandKey& operand : {key.a, key.b, key.c}) mix_operand(operand);
+    return hash;
+  }
+};
+
+/// A product that the library is ready to run.
+struct Plan {
+  MatmulDescriptor product;
+  LayoutDescriptor left, right, out;
+  cublasLtMatmulAlgo_t algorithm;
+  bool supported = false;
+};
+
+LayoutDescriptor make_layout(DType dtype, int64_t rows, int64_t columns, const OperandKey& operand,
+                             int64_t batch) {
+  cublasLtMatrixLayout_t raw = nullptr;
+  WEFT_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&raw, library_type(dtype),
+                                               static_cast<uint64_t>(rows),
+                                               static_cast<uint64_t>(columns), operand.leading));
+  LayoutDescriptor layout(raw);
+  if (batch > 1) {
+    const auto count = static_cast<int32_t>(batch);
+    WEFT_CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(raw, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                                       &count, sizeof(count)));
+    WEFT_CUBLAS_CHECK(
+        cublasLtMatrixLayoutSetAttribute(raw, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                         &operand.batch_stride, sizeof(operand.batch_stride)));
+  }
+  return layout;
+}
+
+template <class Value>
+void set_product_attribute(const MatmulDescriptor& product, cublasLtMatmulDescAttributes_t name,
+                           Value value) {
+  WEFT_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(product.get(), name, &value, sizeof(value)));
+}
+
+template <class Value>
+void set_preference(const PreferenceDescriptor& preference,
+                    cublasLtMatmulPreferenceAttributes_t name, Value value) {
+  WEFT_CUBLAS_CHECK(
+      cublasLtMatmulPreferenceSetAttribute(preference.get(), name, &value, sizeof(value)));
+}
+
+/// What is computed; `bias` may stay null while no product runs.
+MatmulDescriptor make_product(const PlanKey& key, const void* bias) {
+  const bool is_double = key.dtype == DType::f64;
+  cublasLtMatmulDesc_t raw = nullptr;
+  WEFT_CUBLAS_CHECK(cublasLtMatmulDescCreate(&raw,
+                                             is_double ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
+                                             is_double ? CUDA_R_64F : CUDA_R_32F));
+  MatmulDescriptor product(raw);
+  const auto turn = [](const OperandKey& operand) {
+    return static_cast<int32_t>(operand.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  };
+  set_product_attribute(product, CUBLASLT_MATMUL_DESC_TRANSA, turn(key.b));
+  set_product_attribute(product, CUBLASLT_MATMUL_DESC_TRANSB, turn(key.a));
+  if (key.bias) {
+    set_product_attribute(product, CUBLASLT_MATMUL_DESC_EPILOGUE,
+                          static_cast<int32_t>(CUBLASLT_EPILOGUE_BIAS));
+    set_product_attribute(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  }
+  return product;
+}
+
+std::shared_ptr<const Plan> make_plan(const PlanKey& key, cublasLtHandle_t handle,
+                                      size_t workspace_bytes) {
+  auto plan = std::make_shared<Plan>();
+  plan->product = make_product(key, nullptr);
+  const auto layout = [&](DType dtype, int64_t rows, int64_t columns, const OperandKey& operand) {
+    if (operand.transposed) std::swap(rows, columns);
+    return make_layout(dtype, rows, columns, operand, key.batch);
+  };
+  plan->left = layout(key.dtype, key.n, key.k, key.b);
+  plan->right = layout(key.dtype, key.k, key.m, key.a);
+  plan->out = layout(key.out_dtype, key.n, key.m, key.c);
+
+  cublasLtMatmulPreference_t raw_preference = nullptr;
+  WEFT_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&raw_preference));
+  const PreferenceDescriptor preference(raw_preference);
+  set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+  // Parts of a long sum meet in the type of the sums, never rounded to that of the result.
+  set_preference(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                 static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+  set_preference(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                 static_cast<uint32_t>(key.b.alignment));
+  set_preference(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                 static_cast<uint32_t>(key.a.alignment));
+  set_preference(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                 static_cast<uint32_t>(key.c.alignment));
+  set_preference(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+                 static_cast<uint32_t>(key.c.alignment));
+
+  cublasLtMatmulHeuristicResult_t choice{};
+  int found = 0;
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle, plan->product.get(), plan->left.get(), plan->right.get(), plan->out.get(),
+      plan->out.get(), preference.get(), 1, &choice, &found);
+  plan->supported =
+      status == CUBLAS_STATUS_SUCCESS && found > 0 && choice.state == CUBLAS_STATUS_SUCCESS;
+  plan->algorithm = choice.algo;
+  return plan;
+}
+
+LruCache<PlanKey, std::shared_ptr<const Plan>, PlanKeyHash>& plans() {
+  static LruCache<PlanKey, std::shared_ptr<const Plan>, PlanKeyHash> cache(4096);
+  return cache;
+}
+
+/// The largest power of two up to 256 that divides the addresses of all matrices of a batch.
+int32_t alignment_of(const void* data, int64_t batch_stride, DType dtype) {
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t bits =
+      address | (static_cast<uintptr_t>(batch_stride) * size_of(dtype)) | uintptr_t{256};
+  return static_cast<int32_t>(uintptr_t{1} << std::countr_zero(bits));
+}
+
+OperandKey operand_key(const Tensor& matrix, int64_t batch_stride) {
+  OperandKey key;
+  key.transposed = !has_dense_rows(matrix);
+  key.leading = leading_size(key.transposed ? matrix.transpose(-1, -2) : matrix);
+  key.batch_stride = batch_stride;
+  key.alignment = alignment_of(matrix.raw_data(), batch_stride, matrix.dtype());
+  return key;
+}
+
+const char* advance(const Tensor& tensor, int64_t elements) {
+  return static_cast<const char*>(tensor.raw_data()) +
+         elements * static_cast<int64_t>(size_of(tensor.dtype()));
+}
+
+/// c = beta c, for sums of no products.
+void scale_in_place(Tensor& c, double beta) {
+  if (beta == 0) {
+    c.zero_();
+  } else if (beta != 1) {
+    mul_(c, beta);
+  }
+}
+
+/// The bias as the library's epilogue takes it (a row, in c's type), or undefined where it has to
+/// be added afterwards.
+Tensor epilogue_bias(const GemmEpilogue& epilogue, const Tensor& c) {
+  const Tensor& bias = epilogue.bias;
+  if (!bias.defined() || c.dtype() == DType::f64) return {};
+  if (bias.size(0) != 1 || bias.size(1) != c.size(-1)) return {};
+  return bias.to(c.dtype()).contiguous();
+}
+
+}  // namespace
+
+void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& epilogue,
+               Stream stream) {
+  if (!has_dense_rows(c)) {
+    Tensor flipped = c.transpose(-1, -2);
+    if (has_dense_rows(flipped)) {  // c^T = b^T a^T
+      GemmEpilogue turned = epilogue;
+      if (turned.bias.defined()) turned.bias = turned.bias.transpose(0, 1);
+      gemm_cuda(b.transpose(-1, -2), a.transpose(-1, -2), flipped, turned, stream);
+    } else {
+      Tensor dense = epilogue.beta == 0 ? empty(c.shape(), c.dtype(), c.device()) : c.clone();
+      gemm_cuda(a, b, dense, epilogue, stream);
+      c.copy_(dense);
+    }
+    return;
+  }
+  Tensor bias = epilogue_bias(epilogue, c);
+  bool add_bias = epilogue.bias.defined() && !bias.defined();
+  if (a.size(-1) == 0) {
+    scale_in_place(c, epilogue.beta);
+    add_bias = epilogue.bias.defined();
+  } else {
+    const Tensor left = with_dense_axis(a), right = with_dense_axis(b);
+    const BatchLoop loop = make_batch_loop(c, left, right);
+    const int last = loop.shape.rank() - 1;
+    constexpr int64_t kMostMatrices = 65535;  // of one call
+    const int64_t inner = loop.shape[last];
+    cuda::DeviceContext& context = cuda::device_context(stream.device());
+
+    PlanKey key{.device = stream.device().index,
+                .dtype = left.dtype(),
+                .out_dtype = c.dtype(),
+                .m = c.size(-2),
+                .n = c.size(-1),
+                .k = left.size(-1),
+                .batch = std::min(inner, kMostMatrices),
+                .a = operand_key(left, loop.strides[1][last]),
+                .b = operand_key(right, loop.strides[2][last]),
+                .c = operand_key(c, loop.strides[0][last]),
+                .bias = bias.defined()};
+    const cuda::Workspace workspace = context.cublas_workspace(stream);
+    const auto plan_for = [&](const PlanKey& wanted) {
+      return plans().get_or_make(
+          wanted, [&] { return make_plan(wanted, context.cublas_lt(), workspace.bytes); });
+    };
+    for (int64_t index = 0; index < loop.shape.numel();) {
+      key.batch = std::min({inner - index % inner, inner, kMostMatrices});
+      const auto [c_offset, a_offset, b_offset] = batch_offsets(loop, index);
+      const void* const a_data = advance(left, a_offset);
+      const void* const b_data = advance(right, b_offset);
+      void* const c_data = const_cast<char*>(advance(c, c_offset));
+      key.a.alignment = alignment_of(a_data, key.a.batch_stride, key.dtype);
+      key.b.alignment = alignment_of(b_data, key.b.batch_stride, key.dtype);
+      key.c.alignment = alignment_of(c_data, key.c.batch_stride, key.out_dtype);
+      std::shared_ptr<const Plan> plan = plan_for(key);
+      if (!plan->supported && key.bias) {  // types for which the library has no such epilogue
+        key.bias = false;
+        add_bias = true;
+        plan = plan_for(key);
+      }
+      WEFT_CHECK(plan->supported, NotImplementedError,
+                 "matmul: cuBLASLt has no algorithm for {} x {} into {}", a, b, c);
+      // Plans are shared by threads, so a product that carries an address is made anew.
+      const MatmulDescriptor with_bias =
+          key.bias ? make_product(key, bias.raw_data()) : MatmulDescriptor();
+      const float alpha32 = static_cast<float>(epilogue.alpha);
+      const float beta32 = static_cast<float>(epilogue.beta);
+      const bool is_double = key.dtype == DType::f64;
+      WEFT_CUBLAS_CHECK(
+          cublasLtMatmul(context.cublas_lt(), (key.bias ? with_bias : plan->product).get(),
+                         is_double ? static_cast<const void*>(&epilogue.alpha) : &alpha32, b_data,
+                         plan->left.get(), a_data, plan->right.get(),
+                         is_double ? static_cast<const void*>(&epilogue.beta) : &beta32, c_data,
+                         plan->out.get(), c_data, plan->out.get(), &plan->algorithm, workspace.data,
+                         workspace.bytes, cuda::native(stream)));
+      index += key.batch;
+    }
+  }
+  if (add_bias) {
+    // The row or column, added in c's type.
+    Tensor row = epilogue.bias.to(c.dtype());
+    add_(c, row);
+  }
+}
+
+void gemm_weight_cuda(const Tensor& x, const Tensor& weight, Tensor& y, const Tensor& bias,
+                      Stream stream) {
+  gemm_cuda(x, low_precision_copy(weight, x.dtype()), y, {.bias = bias}, stream);
+}
+
+}  // namespace weft
