@@ -1,5 +1,6 @@
 #pragma once
 
+#include "weft/attention/block_compressor.h"
 #include "weft/attention/selection.h"
 
 #include "reference/latent_reference.h"
@@ -10,12 +11,13 @@ namespace weft::attention::reference {
 struct AsaGlobalLayer {
   LatentLayer latent;
   int64_t block = 1, stride = 1;
+  CompressorKind compressor = CompressorKind::mean;
   bool compressed = true, selected = true;  ///< branches of the output
 };
 
-/// Its definition with explicit keys and values of every head, blocks compressed to their means,
-/// and its gradients by the chain rule. Tokens of `selection` are read as it says; it is not used
-/// without the selected branch.
+/// Its definition with explicit keys and values of every head and its gradients by the chain rule.
+/// Tokens of `selection` are read as it says; it is not used without the selected branch.
+/// Parameters that get no gradient have none in the result.
 LayerResult asa_global_layer(const AsaGlobalLayer& layer, const Parameters& parameters,
                              const Tensor& x, const Tensor& dy, const Selection* selection);
 

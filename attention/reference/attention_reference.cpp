@@ -5,6 +5,8 @@
 #include <limits>
 #include <vector>
 
+#include "reference/rounding.h"
+
 namespace weft::attention::reference {
 namespace {
 
@@ -41,13 +43,13 @@ struct Problem {
       for (int64_t d = 0; d < dim; ++d)
         score += q[query_row(b, t, h) * dim + d] * k[key_row(b, s, h) * dim + d];
       seen.push_back(s);
-      p.push_back(scale * score);
+      p.push_back(rounded(scale * rounded(score)));
     }
     if (seen.empty()) return std::numeric_limits<double>::infinity();
     const double largest = *std::max_element(p.begin(), p.end());
     double sum = 0;
     for (double& value : p) sum += value = std::exp(value - largest);
-    for (double& value : p) value /= sum;
+    for (double& value : p) value = rounded(value / sum);
     return largest + std::log(sum);
   }
 
@@ -98,6 +100,7 @@ FlashAttentionOutput attention_forward(const Tensor& q, const Tensor& k, const T
           for (int64_t e = 0; e < x.value_dim; ++e)
             row[e] += p[j] * x.v[x.key_row(b, seen[j], h) * x.value_dim + e];
         }
+        for (int64_t e = 0; e < x.value_dim; ++e) row[e] = rounded(row[e]);
       }
     }
   }
@@ -126,11 +129,12 @@ FlashAttentionGradients attention_backward(const Tensor& dout, const Tensor& q, 
             dp[j] += d_o[row * x.value_dim + e] * x.v[key * x.value_dim + e];
             dv[key * x.value_dim + e] += p[j] * d_o[row * x.value_dim + e];
           }
+          dp[j] = rounded(dp[j]);
           delta += p[j] * dp[j];
         }
         for (size_t j = 0; j < seen.size(); ++j) {
           const int64_t key = x.key_row(b, seen[j], h);
-          const double ds = p[j] * (dp[j] - delta) * x.scale;
+          const double ds = rounded(p[j] * (dp[j] - delta) * x.scale);
           for (int64_t d = 0; d < x.dim; ++d) {
             dq[row * x.dim + d] += ds * x.k[key * x.dim + d];
             dk[key * x.dim + d] += ds * x.q[row * x.dim + d];
@@ -138,6 +142,9 @@ FlashAttentionGradients attention_backward(const Tensor& dout, const Tensor& q, 
         }
       }
     }
+  }
+  for (std::vector<double>* gradient : {&dq, &dk, &dv}) {
+    for (double& value : *gradient) value = rounded(value);
   }
   return {from_vector(dq, q.shape()), from_vector(dk, k.shape()), from_vector(dv, v.shape())};
 }

@@ -16,22 +16,16 @@ LayerResult full_layer(const FullLayer& layer, const Parameters& parameters, con
                ? rows
                : rotate(rows, length, d, layer.rope_theta, layer.position, inverse);
   };
-  const auto heads = [&](const Matrix& rows, int64_t count) {
-    return rows.tensor({batch, length, count, d});
-  };
 
   const Matrix input(x), dout(dy);
-  const Tensor q = heads(turn(times_transposed(input, wq), false), layer.heads);
-  const Tensor k = heads(turn(times_transposed(input, wk), false), layer.kv_heads);
-  const Tensor v = heads(times_transposed(input, wv), layer.kv_heads);
+  const Tensor q = heads(turn(times_transposed(input, wq), false), batch, layer.heads);
+  const Tensor k = heads(turn(times_transposed(input, wk), false), batch, layer.kv_heads);
+  const Tensor v = heads(times_transposed(input, wv), batch, layer.kv_heads);
   const FlashAttentionOptions options{.window = layer.window};
-  const Matrix o(attention_forward(q, k, v, options).o.view({batch, length, layer.heads * d}));
+  const Matrix o = merged(attention_forward(q, k, v, options).o);
 
   const FlashAttentionGradients grads =
-      attention_backward(heads(times(dout, wo), layer.heads), q, k, v, options);
-  const auto merged = [&](const Tensor& rows) {
-    return Matrix(rows.view({batch, length, rows.size(2) * d}));
-  };
+      attention_backward(heads(times(dout, wo), batch, layer.heads), q, k, v, options);
   const Matrix dq = turn(merged(grads.dq), true), dk = turn(merged(grads.dk), true),
                dv = merged(grads.dv);
   const Matrix dx = times(dq, wq) + times(dk, wk) + times(dv, wv);

@@ -197,25 +197,20 @@ LatentGradients expand_latents_backward(const LatentLayer& layer, const Paramete
 LayerResult latent_layer(const LatentLayer& layer, const Parameters& parameters, const Tensor& x,
                          const Tensor& dy) {
   const int64_t batch = x.size(0), length = x.size(1);
-  const auto heads = [&](const Matrix& rows) {
-    return rows.tensor({batch, length, layer.heads, rows.columns / layer.heads});
-  };
-  const auto merged = [&](const Tensor& rows) {
-    return Matrix(rows.view({batch, length, rows.size(2) * rows.size(3)}));
-  };
+  const auto by_head = [&](const Matrix& rows) { return heads(rows, batch, layer.heads); };
   const Matrix wo(parameters.at("o_proj.weight")), dout(dy);
 
   const LatentRows rows = latent_rows(layer, parameters, x);
   const HeadKeys keys = expand_latents(layer, parameters, rows.latents, rows.rope_keys);
   const FlashAttentionOptions options{.window = layer.window, .scale = layer.scale()};
   const Matrix o =
-      merged(attention_forward(heads(rows.q), heads(keys.k), heads(keys.v), options).o);
+      merged(attention_forward(by_head(rows.q), by_head(keys.k), by_head(keys.v), options).o);
   LayerResult result;
   result.y = times_transposed(o, wo).tensor(x.shape());
 
   result.gradients["o_proj.weight"] = transposed_times(dout, o).tensor({wo.rows, wo.columns});
-  const FlashAttentionGradients grads = attention_backward(heads(times(dout, wo)), heads(rows.q),
-                                                           heads(keys.k), heads(keys.v), options);
+  const FlashAttentionGradients grads = attention_backward(
+      by_head(times(dout, wo)), by_head(rows.q), by_head(keys.k), by_head(keys.v), options);
   const LatentGradients dlatents = expand_latents_backward(
       layer, parameters, rows.latents, {merged(grads.dk), merged(grads.dv)}, result.gradients);
   result.dx = latent_rows_backward(layer, parameters, rows, length, merged(grads.dq),

@@ -1,8 +1,16 @@
 #include "reference/matrix.h"
 
 #include <cmath>
+#include <utility>
+
+#include "reference/rounding.h"
 
 namespace weft::attention::reference {
+
+Matrix round_all(Matrix x) {
+  for (double& value : x.values) value = rounded(value);
+  return x;
+}
 
 Matrix::Matrix(const Tensor& x)
     : rows(x.rank() < 2 ? 1 : x.numel() / x.size(-1)),
@@ -17,10 +25,20 @@ Matrix Matrix::part(int64_t first, int64_t last) const {
   return out;
 }
 
+Tensor heads(const Matrix& rows, int64_t batch, int64_t count) {
+  return rows.tensor({batch, rows.rows / batch, count, rows.columns / count});
+}
+
+Matrix merged(const Tensor& x) {
+  Matrix out(x.size(0) * x.size(1), x.size(2) * x.size(3));
+  out.values = x.to_vector<double>();
+  return out;
+}
+
 Matrix operator+(const Matrix& a, const Matrix& b) {
   Matrix out = a;
   for (size_t i = 0; i < out.values.size(); ++i) out.values[i] += b.values[i];
-  return out;
+  return round_all(std::move(out));
 }
 
 Matrix beside(const Matrix& a, const Matrix& b) {
@@ -39,7 +57,7 @@ Matrix times_transposed(const Matrix& a, const Matrix& b) {
       for (int64_t k = 0; k < a.columns; ++k) out.at(i, j) += a.at(i, k) * b.at(j, k);
     }
   }
-  return out;
+  return round_all(std::move(out));
 }
 
 Matrix times(const Matrix& a, const Matrix& b) {
@@ -49,7 +67,7 @@ Matrix times(const Matrix& a, const Matrix& b) {
       for (int64_t j = 0; j < b.columns; ++j) out.at(i, j) += a.at(i, k) * b.at(k, j);
     }
   }
-  return out;
+  return round_all(std::move(out));
 }
 
 Matrix transposed_times(const Matrix& a, const Matrix& b) {
@@ -59,7 +77,7 @@ Matrix transposed_times(const Matrix& a, const Matrix& b) {
       for (int64_t j = 0; j < b.columns; ++j) out.at(i, j) += a.at(k, i) * b.at(k, j);
     }
   }
-  return out;
+  return round_all(std::move(out));
 }
 
 Matrix rotate(const Matrix& x, int64_t length, int64_t dim, double theta, int64_t position,
@@ -79,7 +97,7 @@ Matrix rotate(const Matrix& x, int64_t length, int64_t dim, double theta, int64_
       }
     }
   }
-  return out;
+  return round_all(std::move(out));
 }
 
 namespace {
@@ -98,7 +116,7 @@ Matrix rms_norm(const Matrix& x, const Matrix& gain, double eps) {
     const double rho = inverse_rms(x, i, eps);
     for (int64_t j = 0; j < x.columns; ++j) out.at(i, j) *= rho * gain.at(0, j);
   }
-  return out;
+  return round_all(std::move(out));
 }
 
 RmsNormGradients rms_norm_backward(const Matrix& dy, const Matrix& x, const Matrix& gain,
@@ -114,7 +132,7 @@ RmsNormGradients rms_norm_backward(const Matrix& dy, const Matrix& x, const Matr
       grads.dx.at(i, j) = rho * (dy.at(i, j) * gain.at(0, j) - x.at(i, j) * rho * mean);
     }
   }
-  return grads;
+  return {round_all(std::move(grads.dx)), round_all(std::move(grads.dgain))};
 }
 
 }  // namespace weft::attention::reference

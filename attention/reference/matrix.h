@@ -25,6 +25,13 @@ struct Matrix {
   std::vector<double> values;
 };
 
+/// Every element, as RoundSteps says.
+Matrix round_all(Matrix x);
+
+/// Rows [B T, H D] as [B, T, H, D], and back.
+Tensor heads(const Matrix& rows, int64_t batch, int64_t count);
+Matrix merged(const Tensor& x);
+
 Matrix operator+(const Matrix& a, const Matrix& b);
 /// Side by side.
 Matrix beside(const Matrix& a, const Matrix& b);
