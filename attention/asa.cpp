@@ -3,7 +3,9 @@
 #include "weft/attention/asa_global.h"
 #include "weft/attention/latent_attention.h"
 
+#include "block_options.h"
 #include "latent_options.h"
+#include "option_list.h"
 
 namespace weft::attention {
 namespace {
@@ -11,20 +13,6 @@ namespace {
 constexpr const char* kPaper =
     "Hu et al., Optimizing Native Sparse Attention with Latent Attention and Local Global "
     "Alternating Strategies, Findings of ACL 2026 (arXiv 2511.00819)";
-
-OptionInfo integer(const char* name, const char* value, const char* help, double min) {
-  return {.name = name,
-          .kind = OptionKind::integer,
-          .default_value = value,
-          .help = help,
-          .min = min,
-          .max = 1 << 30};
-}
-
-const std::vector<std::string>& branch_choices() {
-  static const std::vector<std::string> names = {"cmp+slc", "cmp", "slc"};
-  return names;
-}
 
 /// With both branches and blocks compressed to their means.
 std::vector<CostFormula> global_costs() {
@@ -55,13 +43,14 @@ std::vector<CostSymbol> global_cost_symbols() {
 }
 
 AsaGlobalOptions global_options_from(const MixerShape& shape, const OptionValues& values) {
+  const BlockSizes sizes = block_sizes_from(values);
   AsaGlobalOptions options{.latent = latent_options_from(shape, values),
-                           .block = values.integer("block"),
-                           .stride = values.integer("stride"),
-                           .select_block = values.integer("select-block"),
-                           .select_count = values.integer("select-count"),
-                           .initial = values.integer("initial"),
-                           .local = values.integer("local"),
+                           .block = sizes.block,
+                           .stride = sizes.stride,
+                           .select_block = sizes.select_block,
+                           .select_count = sizes.select_count,
+                           .initial = sizes.initial,
+                           .local = sizes.local,
                            .query_run = values.integer("query-run"),
                            .compressor = parse_compressor_kind(values.text("compressor"))};
   options.latent.groups = values.integer("groups");
@@ -77,8 +66,7 @@ AsaGlobalOptions global_options_from(const MixerShape& shape, const OptionValues
 
 MechanismInfo asa_local_mechanism() {
   std::vector<OptionInfo> options = latent_options();
-  options.insert(options.begin(),
-                 integer("window", "512", "tokens that a token sees, itself included", 1));
+  options.insert(options.begin(), window_option("512"));
   options.push_back(form_option());
   std::vector<CostSymbol> symbols = latent_cost_symbols();
   symbols.push_back({"M", "min(window, T): keys that the last token sees"});
@@ -102,31 +90,16 @@ MechanismInfo asa_local_mechanism() {
 }
 
 MechanismInfo asa_global_mechanism() {
-  std::vector<OptionInfo> options = {
-      integer("block", "16", "tokens of a compressed block", 1),
-      integer("stride", "16",
-              "tokens from one compressed block to the next; divides block and select-block", 1),
-      integer("select-block", "16", "tokens of a selected block; at least block", 1),
-      integer("select-count", "16", "selected blocks of a token, initial and local included", 1),
-      integer("initial", "1", "first blocks of the sequence, always selected", 0),
-      integer("local", "2", "own block and those before it, always selected", 1),
-      {.name = "query-run",
-       .kind = OptionKind::integer,
-       .default_value = "4",
-       .help = "tokens in a row that read the blocks of the first; divides select-block",
-       .min = 1,
-       .max = 64},
-      {.name = "compressor",
-       .kind = OptionKind::choice,
-       .default_value = "mean",
-       .help = "how the latents of a block become one",
-       .choices = compressor_kinds()},
-      {.name = "branches",
-       .kind = OptionKind::choice,
-       .default_value = "cmp+slc",
-       .help = "compressed, selected: those that make the output",
-       .choices = branch_choices()},
-      groups_option()};
+  std::vector<OptionInfo> options = block_options("16");
+  for (OptionInfo& option : std::vector<OptionInfo>{
+           integer_option("query-run", "4",
+                          "tokens in a row that read the blocks of the first; divides select-block",
+                          1, 64),
+           compressor_option("how the latents of a block become one"),
+           choice_option("branches", "cmp+slc", "compressed, selected: those that make the output",
+                         {"cmp+slc", "cmp", "slc"}),
+           groups_option()})
+    options.push_back(std::move(option));
   for (OptionInfo& option : latent_options()) options.push_back(std::move(option));
   options.push_back(form_option());
   return {

@@ -8,32 +8,22 @@
 #include "weft/autograd/functions/view.h"
 #include "weft/tensor/check.h"
 
+#include "block_options.h"
+
 namespace weft::attention {
 namespace {
 
 constexpr const char* kWho = "alternating sparse attention, global layer";
 
 AsaGlobalOptions checked(const AsaGlobalOptions& options) {
-  const auto at_least = [](const char* option, int64_t value, int64_t least) {
-    WEFT_CHECK(value >= least, ConfigError, "{}: {} must be at least {}, got {}", kWho, option,
-               least, value);
-  };
-  at_least("block", options.block, 1);
-  at_least("stride", options.stride, 1);
-  at_least("select_block", options.select_block, 1);
-  at_least("select_count", options.select_count, 1);
-  at_least("initial", options.initial, 0);
-  at_least("local", options.local, 1);
-  at_least("query_run", options.query_run, 1);
-  WEFT_CHECK(options.block % options.stride == 0 && options.select_block % options.stride == 0,
-             ConfigError, "{}: stride ({}) must divide block ({}) and select_block ({})", kWho,
-             options.stride, options.block, options.select_block);
-  WEFT_CHECK(options.select_block >= options.block, ConfigError,
-             "{}: select_block ({}) must be at least block ({})", kWho, options.select_block,
-             options.block);
-  WEFT_CHECK(options.select_count >= options.initial + options.local, ConfigError,
-             "{}: select_count ({}) must be at least initial + local ({} + {})", kWho,
-             options.select_count, options.initial, options.local);
+  check_block_sizes(kWho, {.block = options.block,
+                           .stride = options.stride,
+                           .select_block = options.select_block,
+                           .select_count = options.select_count,
+                           .initial = options.initial,
+                           .local = options.local});
+  WEFT_CHECK(options.query_run >= 1, ConfigError, "{}: query_run must be at least 1, got {}", kWho,
+             options.query_run);
   WEFT_CHECK(options.select_block % options.query_run == 0, ConfigError,
              "{}: query_run ({}) must divide select_block ({})", kWho, options.query_run,
              options.select_block);

@@ -9,6 +9,8 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/rope.h"
 
+#include "option_list.h"
+
 namespace weft::attention {
 namespace {
 
@@ -163,22 +165,6 @@ std::string FullAttention::describe() const {
 
 namespace {
 
-OptionInfo head_dim_option() {
-  return {.name = "head-dim",
-          .kind = OptionKind::integer,
-          .default_value = "0",
-          .help = "width of a head; 0 means d-model / n-heads",
-          .min = 0,
-          .max = 1 << 16};
-}
-
-OptionInfo rope_option() {
-  return {.name = "rope",
-          .kind = OptionKind::boolean,
-          .default_value = "true",
-          .help = "rotate queries and keys by their positions"};
-}
-
 /// `pairs` of queries and keys in a sequence, and `keys` that a decoded token sees, as formulas.
 std::vector<CostFormula> cost_formulas(const std::string& pairs, const std::string& keys) {
   return {{"forward, projections (FLOPs)", "2*E*(H+Hk)*(D+Dv)*T"},
@@ -222,14 +208,7 @@ MechanismInfo swa_mechanism() {
       .name = "swa",
       .summary = "softmax attention over a sliding window of the last tokens",
       .paper = "Beltagy et al., Longformer: The Long-Document Transformer, 2020 (arXiv 2004.05150)",
-      .options = {{.name = "window",
-                   .kind = OptionKind::integer,
-                   .default_value = "128",
-                   .help = "tokens that a token sees, itself included",
-                   .min = 1,
-                   .max = 1 << 30},
-                  head_dim_option(),
-                  rope_option()},
+      .options = {window_option("128"), head_dim_option(), rope_option()},
       .costs = cost_formulas("(M*(M+1)/2+(T-M)*M)", "N"),
       .cost_symbols = {{"M", "min(window, T): keys that the last token sees"},
                        {"N", "min(window, S + 1), the same in decoding"}},

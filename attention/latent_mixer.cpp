@@ -30,6 +30,10 @@ LatentOptions resolve(const char* name, LatentOptions options) {
   WEFT_CHECK(options.n_heads % options.groups == 0, ConfigError,
              "{}: n_heads ({}) must be a multiple of groups ({})", name, options.n_heads,
              options.groups);
+  at_least("n_kv_heads", options.n_kv_heads, 0);
+  WEFT_CHECK(options.n_kv_heads == 0 || options.n_heads % options.n_kv_heads == 0, ConfigError,
+             "{}: n_heads ({}) must be a multiple of n_kv_heads ({})", name, options.n_heads,
+             options.n_kv_heads);
   if (options.head_dim == 0) {
     WEFT_CHECK(options.d_model % options.n_heads == 0, ConfigError,
                "{}: d_model ({}) must be a multiple of n_heads ({}) unless head_dim is given", name,

@@ -2,18 +2,13 @@
 
 #include <cmath>
 
+#include "option_list.h"
+
 namespace weft::attention {
 namespace {
 
-constexpr int64_t kMaxWidth = 1 << 16;
-
-OptionInfo width_option(const char* name, const char* help, int64_t max = kMaxWidth) {
-  return {.name = name,
-          .kind = OptionKind::integer,
-          .default_value = "0",
-          .help = help,
-          .min = 0,
-          .max = static_cast<double>(max)};
+OptionInfo width_option(const char* name, const char* help, double max = 1 << 16) {
+  return integer_option(name, "0", help, 0, max);
 }
 
 }  // namespace
@@ -64,22 +59,15 @@ std::vector<CostSymbol> latent_cost_symbols() {
 }
 
 OptionInfo groups_option() {
-  return {.name = "groups",
-          .kind = OptionKind::integer,
-          .default_value = "2",
-          .help = "latent vectors of a token; must divide n-heads",
-          .min = 1,
-          .max = 1 << 16};
+  return integer_option("groups", "2", "latent vectors of a token; must divide n-heads", 1,
+                        1 << 16);
 }
 
 OptionInfo form_option() {
-  return {.name = "form",
-          .kind = OptionKind::choice,
-          .default_value = "auto",
-          .help =
-              "how training computes it: with keys and values of every head (naive), on "
-              "latents (absorbed), or as suits best",
-          .choices = {"auto", "naive", "absorbed"}};
+  return choice_option("form", "auto",
+                       "how training computes it: with keys and values of every head (naive), on "
+                       "latents (absorbed), or as suits best",
+                       {"auto", "naive", "absorbed"});
 }
 
 LatentForm parse_form(const std::string& text) {

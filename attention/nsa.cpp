@@ -13,6 +13,8 @@
 #include "weft/autograd/functions/view.h"
 #include "weft/tensor/check.h"
 
+#include "block_options.h"
+
 namespace weft::attention {
 namespace {
 
@@ -21,28 +23,6 @@ constexpr const char* kWho = "native sparse attention";
 void check_at_least(const char* option, int64_t value, int64_t least) {
   WEFT_CHECK(value >= least, ConfigError, "{}: {} must be at least {}, got {}", kWho, option, least,
              value);
-}
-
-/// Checks how blocks, lists and window fit together.
-void check_blocks(const NsaOptions& options) {
-  check_at_least("block", options.block, 1);
-  check_at_least("stride", options.stride, 1);
-  check_at_least("select_block", options.select_block, 1);
-  check_at_least("window", options.window, 1);
-  check_at_least("initial", options.initial, 0);
-  check_at_least("local", options.local, 1);
-  WEFT_CHECK(options.block % options.stride == 0, ConfigError,
-             "{}: block ({}) must be a multiple of stride ({})", kWho, options.block,
-             options.stride);
-  WEFT_CHECK(options.select_block % options.stride == 0, ConfigError,
-             "{}: select_block ({}) must be a multiple of stride ({})", kWho, options.select_block,
-             options.stride);
-  WEFT_CHECK(options.select_block >= options.block, ConfigError,
-             "{}: select_block ({}) must be at least block ({})", kWho, options.select_block,
-             options.block);
-  WEFT_CHECK(options.select_count >= options.initial + options.local, ConfigError,
-             "{}: select_count ({}) must be at least initial + local ({} + {})", kWho,
-             options.select_count, options.initial, options.local);
 }
 
 /// Fills in what 0 stands for and checks the rest.
@@ -64,7 +44,13 @@ NsaOptions resolve(NsaOptions options) {
   check_at_least("value_dim", options.value_dim, 1);
   check_at_least("compressor_hidden", options.compressor_hidden, 0);
   check_at_least("gate_hidden", options.gate_hidden, 0);
-  check_blocks(options);
+  check_at_least("window", options.window, 1);
+  check_block_sizes(kWho, {.block = options.block,
+                           .stride = options.stride,
+                           .select_block = options.select_block,
+                           .select_count = options.select_count,
+                           .initial = options.initial,
+                           .local = options.local});
   WEFT_CHECK(std::count(options.branches.begin(), options.branches.end(), true) > 0, ConfigError,
              "{}: branches must name at least one of cmp, slc and win", kWho);
   WEFT_CHECK(!options.compressor_residual || options.compressor == CompressorKind::mlp, ConfigError,

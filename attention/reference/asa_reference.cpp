@@ -169,7 +169,7 @@ AsaSelectionInputs asa_selection_inputs(const AsaGlobalLayer& layer, const Param
   const LatentRows rows = latent_rows(latent, parameters, x);
   const Matrix weight(parameters.at("kv_b_proj.weight"));
   const int64_t dn = latent.head_dim, dr = latent.rope_dim, dc = latent.latent_dim;
-  Matrix q(batch * length, 0), k(batch * blocks.latents.blocks(), 0);
+  Matrix q(batch * length, 0);
   for (int64_t h = 0; h < latent.heads; ++h) {
     Matrix keys(dn, dc);
     for (int64_t i = 0; i < dn; ++i) {
@@ -184,6 +184,7 @@ AsaSelectionInputs asa_selection_inputs(const AsaGlobalLayer& layer, const Param
   const int64_t count = blocks.latents.blocks();
   const Matrix turned =
       turn_blocks(layer, blocks.forward_rope_keys(rows.rope_keys_raw), count, false);
+  Matrix k(batch * count, 0);
   for (int64_t g = 0; g < latent.groups; ++g)
     k = beside(beside(k, latents.part(g * dc, (g + 1) * dc)), turned);
   return {q.tensor({batch, length, latent.heads, dc + dr}),

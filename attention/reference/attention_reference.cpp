@@ -115,23 +115,27 @@ FlashAttentionGradients attention_backward(const Tensor& dout, const Tensor& q, 
   const std::vector<double> d_o = dout.to_vector<double>();
   std::vector<double> dq(x.q.size()), dk(x.k.size()), dv(x.v.size());
   std::vector<int64_t> seen;
-  std::vector<double> p, dp;
+  std::vector<double> p, dp, o;
   for (int64_t b = 0; b < x.batch; ++b) {
     for (int64_t h = 0; h < x.heads; ++h) {
       for (int64_t t = 0; t < x.queries; ++t) {
         x.probabilities(b, t, h, seen, p);
         dp.assign(seen.size(), 0);
         const int64_t row = x.query_row(b, t, h);
-        double delta = 0;
+        o.assign(static_cast<size_t>(x.value_dim), 0);
         for (size_t j = 0; j < seen.size(); ++j) {
           const int64_t key = x.key_row(b, seen[j], h);
           for (int64_t e = 0; e < x.value_dim; ++e) {
-            dp[j] += d_o[row * x.value_dim + e] * x.v[key * x.value_dim + e];
+            const double value = x.v[key * x.value_dim + e];
+            o[e] += p[j] * value;
+            dp[j] += d_o[row * x.value_dim + e] * value;
             dv[key * x.value_dim + e] += p[j] * d_o[row * x.value_dim + e];
           }
           dp[j] = rounded(dp[j]);
-          delta += p[j] * dp[j];
         }
+        double delta = 0;  // sum_j p_j dp_j
+        for (int64_t e = 0; e < x.value_dim; ++e)
+          delta += rounded(o[e]) * d_o[row * x.value_dim + e];
         for (size_t j = 0; j < seen.size(); ++j) {
           const int64_t key = x.key_row(b, seen[j], h);
           const double ds = rounded(p[j] * (dp[j] - delta) * x.scale);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -23,6 +24,26 @@ inline Tensor random_tensor(const Shape& shape, DType dtype, uint64_t seed, doub
   return from_vector(values, shape).to(dtype);
 }
 
+/// Uniform in [low, high].
+class Draw {
+ public:
+  explicit Draw(uint64_t seed) : engine_(seed) {}
+  int64_t operator()(int64_t low, int64_t high) {
+    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
+  }
+  template <class T>
+  T of(const std::vector<T>& values) {
+    return values[static_cast<size_t>((*this)(0, static_cast<int64_t>(values.size()) - 1))];
+  }
+  bool one_in(int64_t n) { return (*this)(1, n) == 1; }
+  bool chance(double probability) {
+    return std::uniform_real_distribution<double>(0, 1)(engine_) < probability;
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
 inline double largest_difference(const Tensor& a, const Tensor& b) {
   EXPECT_EQ(a.shape(), b.shape());
   const std::vector<double> x = a.to_vector<double>(), y = b.to_vector<double>();
@@ -32,6 +53,12 @@ inline double largest_difference(const Tensor& a, const Tensor& b) {
     const double difference = std::abs(x[i] - y[i]);
     if (!(difference <= largest)) largest = difference;  // keeps NaN
   }
+  return largest;
+}
+
+inline double largest_magnitude(const Tensor& a) {
+  double largest = 0;
+  for (const double value : a.to_vector<double>()) largest = std::max(largest, std::abs(value));
   return largest;
 }
 

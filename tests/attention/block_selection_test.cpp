@@ -83,6 +83,45 @@ TEST(BlockSelectionOracle, SpreadsTheAttentionOfEveryHeadOverTheBlocks) {
   }
 }
 
+TEST(BlockSelectionOracle, BlocksOfOneCompressedKeyTakeItsAttention) {
+  // l = d = l': the importance of a block is what the heads of the group give to its key.
+  const Case c{.batch = 2,
+               .queries = 41,
+               .heads = 6,
+               .groups = 2,
+               .options = {.compression_block = 4,
+                           .compression_stride = 4,
+                           .key_block = 4,
+                           .count = 3,
+                           .initial = 1,
+                           .local = 1}};
+  const Sequence x(c);
+  const std::vector<double> values =
+      reference::select_blocks(x.q, x.k, 0, 41, c.options).importance.to_vector<double>();
+  const std::vector<double> q = x.q.to_vector<double>(), k = x.k.to_vector<double>();
+  for (int64_t b = 0; b < 2; ++b) {
+    for (int64_t t = 0; t < 41; ++t) {
+      const int64_t seen = (t + 1) / 4;
+      for (int64_t g = 0; g < 2; ++g) {
+        std::vector<double> expected(11, 0);
+        for (int64_t h = 3 * g; h < 3 * g + 3; ++h) {
+          std::vector<double> p;
+          double sum = 0;
+          for (int64_t i = 0; i < seen; ++i) {
+            double score = 0;
+            for (int64_t e = 0; e < 8; ++e)
+              score += q[((b * 41 + t) * 6 + h) * 8 + e] * k[((b * 10 + i) * 2 + g) * 8 + e];
+            sum += p.emplace_back(std::exp(score / std::sqrt(8.0)));
+          }
+          for (int64_t i = 0; i < seen; ++i) expected[i] += p[i] / sum;
+        }
+        for (int64_t j = 0; j < 11; ++j)
+          ASSERT_NEAR(values[((b * 2 + g) * 41 + t) * 11 + j], expected[j], 1e-12) << t;
+      }
+    }
+  }
+}
+
 // The kernel against the oracle.
 
 class BlockSelectionShapes : public ::testing::TestWithParam<Case> {};

@@ -96,6 +96,35 @@ TEST(GatedSum, ComputesItsDefinitionInEveryType) {
   }
 }
 
+TEST(GatedSum, GradientOfAGateFollowsFromThatOfItsBranch) {
+  // delta^c = <do^c, o^c> = g^c <do, o^c>, and the gate's logit gets (1 - g^c) of it.
+  for (const int64_t count : {1, 2, 3}) {
+    for (const auto& [tokens, heads, dim] : {std::tuple{1, 1, 1}, {17, 4, 6}, {31, 3, 40}}) {
+      const Problem p({2, tokens, heads, dim}, count, DType::f64);
+      const GatedSumGradients grads = gated_sum_backward(p.dy, p.branches, p.logits, p.bias);
+      const std::vector<double> logits = p.logits.to_vector<double>(),
+                                bias = p.bias.to_vector<double>(),
+                                dlogits = grads.dlogits.to_vector<double>(),
+                                dy = p.dy.to_vector<double>();
+      for (int64_t c = 0; c < count; ++c) {
+        const std::vector<double> o = p.branches[c].to_vector<double>(),
+                                  d_o = grads.dbranches[c].to_vector<double>();
+        for (int64_t row = 0; row < 2 * tokens * heads; ++row) {
+          const double gate =
+              1 / (1 + std::exp(-logits[row * count + c] - bias[row % heads * count + c]));
+          double delta = 0, whole = 0;
+          for (int64_t e = row * dim; e < (row + 1) * dim; ++e) {
+            delta += d_o[e] * o[e];
+            whole += dy[e] * o[e];
+          }
+          EXPECT_NEAR(delta, gate * whole, 1e-12);
+          EXPECT_NEAR(dlogits[row * count + c], (1 - gate) * delta, 1e-12);
+        }
+      }
+    }
+  }
+}
+
 TEST(GatedSum, ReadsAnyLayout) {
   const Problem p({2, 7, 3, 20}, 3, DType::f32);
   std::vector<Tensor> strided;

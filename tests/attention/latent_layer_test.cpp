@@ -14,22 +14,16 @@
 namespace weft::attention {
 namespace {
 
-using testing::expect_agrees;
+using testing::compare_with_oracle;
+using testing::Draw;
+using testing::forward;
 using testing::largest_difference;
 using testing::message_of;
 using testing::random_tensor;
 using testing::same_bits;
 
 std::unique_ptr<LatentAttention> make_layer(const LatentOptions& options, uint64_t seed = 7) {
-  Generator generator(seed);
-  auto layer = std::make_unique<LatentAttention>(options, generator);
-  // Gains that are not 1, so that a norm in the wrong place shows.
-  for (const auto& [name, parameter] : layer->named_parameters()) {
-    if (name.find("layernorm") == std::string::npos) continue;
-    Variable gain = parameter;
-    gain.mutable_data().copy_(random_tensor(gain.shape(), DType::f32, seed + 1, 0.5));
-  }
-  return layer;
+  return testing::make_layer<LatentAttention>(options, seed);
 }
 
 testing::LayerOracle oracle_of(const LatentAttention& layer, int64_t position = 0) {
@@ -49,11 +43,6 @@ testing::LayerOracle oracle_of(const LatentAttention& layer, int64_t position = 
   };
 }
 
-Tensor forward(nn::SequenceMixer& layer, const Tensor& x) {
-  const autograd::NoGradGuard no_grad;
-  return layer.forward(Variable(x), {}).data();
-}
-
 const LatentOptions kSmall{.d_model = 20,
                            .n_heads = 4,
                            .groups = 2,
@@ -64,6 +53,7 @@ const LatentOptions kSmall{.d_model = 20,
                            .init_std = 0.25};
 
 TEST(LatentLayer, AgreesWithItsDefinitionInEveryTypeAndForm) {
+  testing::ResultChecks checks;
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     for (const LatentForm form : {LatentForm::naive, LatentForm::absorbed}) {
       for (const int64_t groups : {1, 2, 4}) {
@@ -77,7 +67,8 @@ TEST(LatentLayer, AgreesWithItsDefinitionInEveryTypeAndForm) {
                        << to_string(dtype) << " groups " << groups << " window " << window
                        << (form == LatentForm::naive ? " naive" : " absorbed"));
           const auto layer = make_layer(options);
-          expect_agrees(*layer, random_tensor({2, 31, 20}, dtype, 1), oracle_of(*layer, 3), 3);
+          compare_with_oracle(*layer, random_tensor({2, 31, 20}, dtype, 1), oracle_of(*layer, 3),
+                              checks[dtype], 3);
         }
       }
     }
@@ -128,23 +119,12 @@ TEST(LatentLayer, WindowAsLongAsTheSequenceIsNoWindow) {
 }
 
 TEST(LatentLayer, SeesExactlyItsWindow) {
-  const int64_t window = 5, length = 18;
   for (const LatentForm form : {LatentForm::naive, LatentForm::absorbed}) {
     LatentOptions options = kSmall;
-    options.window = window;
+    options.window = 5;
     options.form = form;
-    const auto layer = make_layer(options);
-    const Tensor x = random_tensor({1, length, 20}, DType::f32, 1);
-    const Tensor before = forward(*layer, x);
-    for (int64_t s = 0; s < length; ++s) {
-      Tensor changed = x.clone();
-      changed.slice(1, s, s + 1).fill_(0.9);
-      const Tensor after = forward(*layer, changed);
-      for (int64_t t = 0; t < length; ++t) {
-        EXPECT_EQ(same_bits(before.select(1, t), after.select(1, t)), t < s || t >= s + window)
-            << "token " << s << " changed, row " << t;
-      }
-    }
+    testing::expect_sees_exactly(*make_layer(options), random_tensor({1, 18, 20}, DType::f32, 1),
+                                 5);
   }
 }
 
@@ -194,29 +174,9 @@ TEST(LatentLayer, PositionsAreRelative) {
             1e-10);
 }
 
-TEST(LatentLayer, LaterRowsGiveEarlierTokensNoGradient) {
-  const int64_t length = 12;
-  for (const LatentForm form : {LatentForm::naive, LatentForm::absorbed}) {
-    LatentOptions options = kSmall;
-    options.form = form;
-    const auto layer = make_layer(options);
-    for (const int64_t rows : {1, 5, 11}) {
-      const Variable x(random_tensor({1, length, 20}, DType::f32, 1), true);
-      Tensor dy = zeros({1, length, 20});
-      dy.slice(1, 0, rows).fill_(1);
-      layer->forward(x, {}).backward(dy);
-      EXPECT_EQ(testing::root_mean_square(x.grad().slice(1, rows, length)), 0) << rows;
-      EXPECT_GT(testing::root_mean_square(x.grad().slice(1, 0, rows)), 0) << rows;
-    }
-  }
-}
-
 TEST(LatentLayer, NamesAndSizesFollowDeepSeek) {
   const auto names_of = [](const LatentOptions& options) {
-    std::vector<std::string> names;
-    for (const auto& [name, parameter] : make_layer(options)->named_parameters())
-      names.push_back(name + " " + to_string(parameter.shape()));
-    return names;
+    return testing::parameter_list(*make_layer(options));
   };
   LatentOptions options = kSmall;
   options.groups = 1;
@@ -307,21 +267,11 @@ TEST(LatentLayer, FormulasGiveItsCosts) {
 }
 
 TEST(LatentLayer, DecodesInLowPrecision) {
-  // With f32 weights, as a model in mixed precision decodes.
   for (const int64_t window : {0, 6}) {
     LatentOptions options = kSmall;
     options.window = window;
-    const auto layer = make_layer(options);
-    const Tensor x = random_tensor({2, 30, 20}, DType::bf16, 1);
-    const Tensor whole = forward(*layer, x.to(DType::f32));
-    const auto cache = layer->make_cache(2, 30, DType::bf16, kCpu);
-    for (int64_t t = 0; t < 30;) {
-      const int64_t end = t == 0 ? 13 : t + 1;
-      const Tensor y = layer->prefill(Variable(x.slice(1, t, end)), *cache).data();
-      EXPECT_EQ(y.dtype(), DType::bf16);
-      EXPECT_LE(testing::layer_difference(y, whole.slice(1, t, end)), 4e-2) << t;
-      t = end;
-    }
+    testing::expect_decodes_in_bf16(*make_layer(options),
+                                    random_tensor({2, 30, 20}, DType::bf16, 1));
   }
 }
 
@@ -330,12 +280,7 @@ TEST(LatentLayer, LargeScoresStayFinite) {
   options.init_std = 30;
   for (const LatentForm form : {LatentForm::naive, LatentForm::absorbed}) {
     options.form = form;
-    const auto layer = make_layer(options);
-    const Variable x(random_tensor({1, 40, 20}, DType::f32, 1), true);
-    const Variable y = layer->forward(x, {});
-    y.backward(ones(y.shape()));
-    for (const double value : y.data().to_vector<double>()) ASSERT_TRUE(std::isfinite(value));
-    for (const double value : x.grad().to_vector<double>()) ASSERT_TRUE(std::isfinite(value));
+    testing::expect_finite(*make_layer(options), random_tensor({1, 40, 20}, DType::f32, 1));
   }
 }
 
@@ -345,6 +290,9 @@ TEST(LatentLayer, RefusesWhatDoesNotFit) {
   };
   EXPECT_EQ(message({.d_model = 32, .n_heads = 4, .groups = 3}),
             "grouped latent attention: n_heads (4) must be a multiple of groups (3)");
+  EXPECT_EQ(message({.d_model = 32, .n_heads = 4, .n_kv_heads = 3}),
+            "latent attention: n_heads (4) must be a multiple of n_kv_heads (3)");
+  message({.n_heads = 4, .n_kv_heads = -1});
   EXPECT_EQ(message({.d_model = 32, .n_heads = 4, .rope_dim = 3}),
             "latent attention: rope_dim must be even and at least 2, got 3");
   EXPECT_EQ(message({.d_model = 30, .n_heads = 4}),
@@ -394,43 +342,33 @@ TEST(LatentLayer, RefusesWhatDoesNotFit) {
 
 // Random shapes of all kinds: both forms against the oracle, and decoded in random pieces.
 TEST(SlowLatentLayer, RandomConfigurationsAgreeWithTheirDefinition) {
-  std::mt19937_64 random(13);
-  const auto pick = [&](int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(random);
-  };
-  for (int trial = 0; trial < 2000; ++trial) {
-    const int64_t groups = trial % 3 == 0 ? 1 : pick(2, 3);
-    const LatentOptions options{.d_model = pick(1, 10),
-                                .n_heads = groups * pick(1, 3),
+  Draw draw(13);
+  testing::ResultChecks checks;
+  for (int trial = 0; trial < 2000 && !HasFailure(); ++trial) {
+    const int64_t groups = trial % 3 == 0 ? 1 : draw(2, 3);
+    const LatentOptions options{.d_model = draw(1, 10),
+                                .n_heads = groups * draw(1, 3),
                                 .groups = groups,
-                                .head_dim = pick(1, 6),
-                                .value_dim = pick(1, 6),
-                                .latent_dim = pick(1, 8),
-                                .rope_dim = 2 * pick(1, 3),
-                                .query_latent_dim = pick(0, 1) * pick(1, 5),
-                                .window = trial % 2 == 0 ? 0 : pick(1, 20),
-                                .form = pick(0, 1) == 0 ? LatentForm::naive : LatentForm::absorbed,
-                                .rotary_part = pick(0, 7) != 0,
-                                .normalize = pick(0, 7) != 0,
-                                .rope_theta = pick(0, 7) == 0 ? 0.0 : 10000.0,
+                                .head_dim = draw(1, 6),
+                                .value_dim = draw(1, 6),
+                                .latent_dim = draw(1, 8),
+                                .rope_dim = 2 * draw(1, 3),
+                                .query_latent_dim = draw(0, 1) * draw(1, 5),
+                                .window = trial % 2 == 0 ? 0 : draw(1, 20),
+                                .form = draw.one_in(2) ? LatentForm::naive : LatentForm::absorbed,
+                                .rotary_part = !draw.one_in(8),
+                                .normalize = !draw.one_in(8),
+                                .rope_theta = draw.one_in(8) ? 0.0 : 10000.0,
                                 .norm_eps = 1e-3,
                                 .init_std = 0.4};
-    const int64_t batch = pick(1, 2), length = pick(1, 30);
-    const auto layer = make_layer(options, static_cast<uint64_t>(trial));
-    SCOPED_TRACE(::testing::Message()
-                 << "trial " << trial << ": " << layer->describe() << " T " << length);
-    const Tensor x = random_tensor({batch, length, options.d_model}, DType::f64, trial);
-    expect_agrees(*layer, x, oracle_of(*layer));
-    const Tensor whole = forward(*layer, x);
-    const auto cache = layer->make_cache(batch, length + pick(0, 3), DType::f64, kCpu);
-    EXPECT_EQ(cache->bytes(), batch * layer->cache_bytes(cache->capacity(), DType::f64));
-    for (int64_t t = 0; t < length;) {
-      const int64_t end = std::min(length, t + (pick(0, 1) == 0 ? 1 : pick(1, 12)));
-      const Tensor y = layer->prefill(Variable(x.slice(1, t, end)), *cache).data();
-      EXPECT_LE(largest_difference(y, whole.slice(1, t, end)), 1e-11) << t << ".." << end;
-      t = end;
-    }
-    if (HasFailure()) return;
+    const int64_t batch = draw(1, 2), length = draw(1, 30);
+    const DType dtype = draw.of<DType>({DType::f64, DType::f64, DType::f32, DType::bf16});
+    const auto layer = make_layer(options, static_cast<uint64_t>(trial) + 1);
+    SCOPED_TRACE(::testing::Message() << "trial " << trial << ": " << layer->describe() << " T "
+                                      << length << " " << to_string(dtype));
+    const Tensor x = random_tensor({batch, length, options.d_model}, dtype, trial);
+    compare_with_oracle(*layer, x, oracle_of(*layer), checks[dtype]);
+    if (dtype != DType::bf16) testing::expect_decodes_in_pieces(*layer, x, draw);
   }
 }
 

@@ -8,13 +8,15 @@
 #include "weft/autograd/grad_check.h"
 #include "weft/nn/decoder.h"
 
-#include "attention_test_data.h"
+#include "layer_test.h"
 
 namespace weft::attention {
 namespace {
 
 using autograd::Variable;
+using testing::forward;
 using testing::largest_difference;
+using testing::layer_difference;
 using testing::random_tensor;
 using testing::root_mean_square;
 using testing::same_bits;
@@ -51,11 +53,6 @@ std::unique_ptr<nn::SequenceMixer> make_mixer(const Case& variant, int64_t kv_he
                          .options = variant.options};
   Generator generator(3);
   return make_mixer_factory(config, generator)(0);
-}
-
-Tensor forward(nn::SequenceMixer& mixer, const Tensor& x) {
-  const autograd::NoGradGuard no_grad;
-  return mixer.forward(Variable(x), {}).data();
 }
 
 /// Every mechanism as it comes, and with options that short sequences make a difference to.
@@ -118,7 +115,7 @@ TEST_P(MixerContract, FutureDoesNotReachEarlierRows) {
   const int64_t length = 80;
   const Tensor x = random_tensor({1, length, kWidth}, DType::f32, 1);
   const Tensor before = forward(*mixer, x);
-  for (const int64_t t : {1, 7, 16, 33, 64, 79}) {
+  for (int64_t t = 1; t < length; ++t) {
     Tensor changed = x.clone();
     changed.slice(1, t, length).fill_(0.7);
     const Tensor after = forward(*mixer, changed);
@@ -127,12 +124,19 @@ TEST_P(MixerContract, FutureDoesNotReachEarlierRows) {
   }
 }
 
+TEST_P(MixerContract, EarlierRowsGiveLaterTokensNoGradient) {
+  const auto mixer = make_mixer(GetParam());
+  const Tensor x = random_tensor({1, 40, kWidth}, DType::f32, 1);
+  for (int64_t rows = 4; rows < 40; ++rows)
+    testing::expect_gradient_of_first_rows_alone(*mixer, x, rows);
+}
+
 TEST_P(MixerContract, PrefixGivesTheSameRows) {
   const auto mixer = make_mixer(GetParam());
   mixer->to(DType::f64);
   const Tensor x = random_tensor({2, 70, kWidth}, DType::f64, 1);
   const Tensor whole = forward(*mixer, x);
-  for (const int64_t t : {1, 2, 5, 16, 31, 64, 65}) {
+  for (int64_t t = 1; t < 70; ++t) {
     EXPECT_LE(largest_difference(forward(*mixer, x.slice(1, 0, t)), whole.slice(1, 0, t)), 1e-12)
         << t;
   }
@@ -145,7 +149,7 @@ TEST_P(MixerContract, CachedDecodingEqualsForwardFromEveryPrefill) {
     const int64_t length = 37;
     const Tensor x = random_tensor({2, length, kWidth}, dtype, 1);
     const Tensor whole = forward(*mixer, x);
-    const double tolerance = dtype == DType::f64 ? 1e-12 : 1e-4;
+    const double tolerance = testing::layer_tolerance(dtype);
     for (int64_t first = 0; first < length; ++first) {
       const auto cache = mixer->make_cache(2, length, dtype, kCpu);
       const auto expect_rows = [&](int64_t begin, int64_t end) {
@@ -153,7 +157,7 @@ TEST_P(MixerContract, CachedDecodingEqualsForwardFromEveryPrefill) {
                                ? mixer->step(Variable(x.slice(1, begin, end)), *cache)
                                : mixer->prefill(Variable(x.slice(1, begin, end)), *cache);
         EXPECT_FALSE(y.requires_grad());
-        EXPECT_LE(largest_difference(y.data(), whole.slice(1, begin, end)), tolerance)
+        EXPECT_LE(layer_difference(y.data(), whole.slice(1, begin, end)), tolerance)
             << begin << ".." << end << " after a prefill of " << first;
         EXPECT_EQ(cache->length(), end);
       };
@@ -201,7 +205,8 @@ TEST_P(MixerContract, MixedPrecisionGivesGradientsOfTheMasters) {
   const Variable input(x.to(DType::bf16), true);
   const Variable y = mixer->forward(input, {});
   EXPECT_EQ(y.dtype(), DType::bf16);
-  EXPECT_LE(largest_difference(y.data(), exact), 0.06 * std::max(1.0, root_mean_square(exact)));
+  // The weights of this test make scores large, and their rounding with them.
+  EXPECT_LE(testing::relative_rms(y.data(), exact), 0.02);
   y.backward(ones(y.shape(), DType::bf16));
   EXPECT_EQ(input.grad().dtype(), DType::bf16);
   for (const auto& [name, parameter] : mixer->named_parameters()) {
@@ -230,7 +235,7 @@ TEST_P(MixerContract, RefusesAnotherWidth) {
   EXPECT_THROW(mixer->forward(Variable(zeros({3, kWidth})), {}), ShapeError);
 }
 
-TEST_P(MixerContract, TrainsADecoderAndDecodesWithItsCache) {
+TEST_P(MixerContract, TrainsADecoder) {
   const nn::DecoderConfig decoder_config{
       .vocab_size = 13, .n_layers = 2, .d_model = kWidth, .d_ff = 32, .init_std = 0.1};
   const AttentionConfig config{
@@ -259,16 +264,6 @@ TEST_P(MixerContract, TrainsADecoderAndDecodesWithItsCache) {
     }
   }
   EXPECT_LT(last, 0.8 * first);
-
-  const autograd::NoGradGuard no_grad;
-  const Tensor logits = model.logits(tokens).data();
-  nn::DecoderCache cache = model.make_cache(2, 20);
-  Tensor row = model.prefill(tokens.slice(1, 0, 7), cache);
-  EXPECT_LE(largest_difference(row, logits.select(1, 6)), 1e-4);
-  for (int64_t t = 7; t < 20; ++t) {
-    row = model.prefill(tokens.slice(1, t, t + 1), cache);
-    EXPECT_LE(largest_difference(row, logits.select(1, t)), 1e-4) << t;
-  }
 }
 
 }  // namespace

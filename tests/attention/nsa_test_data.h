@@ -66,96 +66,80 @@ inline std::vector<NsaOptions> nsa_variants() {
   return all;
 }
 
-inline std::unique_ptr<NativeSparseAttention> make_nsa(const NsaOptions& options) {
-  Generator generator(7);
-  auto layer = std::make_unique<NativeSparseAttention>(options, generator);
-  // Biases and other values that start as 0 or alike would hide what reads them.
-  uint64_t seed = 1000;
-  for (auto& [name, parameter] : layer->named_parameters()) {
-    ++seed;
-    if (name.find("bias") == std::string::npos && name.find("weights") == std::string::npos &&
-        name.find("down.weight") == std::string::npos)
-      continue;
-    Variable changed = parameter;
-    changed.mutable_data().copy_(random_tensor(parameter.shape(), DType::f32, seed, 0.3));
+/// Any options that fit together.
+inline NsaOptions random_nsa(Draw& draw) {
+  NsaOptions o;
+  o.d_model = draw(3, 20);
+  o.n_kv_heads = draw(1, 3);
+  o.n_heads = o.n_kv_heads * draw(1, 3);
+  o.head_dim = 2 * draw(1, 9);
+  o.value_dim = draw(1, 18);
+  o.stride = draw(1, 6);
+  o.block = o.stride * draw(1, 4);
+  o.select_block = o.block + o.stride * draw(0, 4);
+  o.initial = draw(0, 2);
+  o.local = draw(1, 3);
+  o.select_count = o.initial + o.local + draw(0, 3);
+  o.window = draw(1, 40);
+  o.compressor = static_cast<CompressorKind>(draw(0, 3));
+  o.compressor_hidden = draw(0, 6);
+  o.compressor_residual = o.compressor == CompressorKind::mlp && draw.one_in(2);
+  o.shared_kv = draw.one_in(3);
+  o.compressed_rope = static_cast<CompressedRope>(draw(0, 4));
+  o.gate_hidden = draw.one_in(3) ? draw(1, 6) : 0;
+  if (draw.one_in(4)) {
+    const int64_t mask = draw(1, 7);
+    o.branches = {(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0};
   }
-  return layer;
+  if (draw.one_in(6)) o.rope_theta = 0;
+  o.init_std = 0.3;
+  return o;
 }
 
-inline Tensor forward(nn::SequenceMixer& layer, const Tensor& x) {
-  const autograd::NoGradGuard no_grad;
-  return layer.forward(autograd::Variable(x), {}).data();
-}
-
-/// Root mean square of the difference, relative to that of b where it is above 1e-3.
-inline double relative_rms(const Tensor& a, const Tensor& b) {
-  const std::vector<double> x = a.to_vector<double>(), y = b.to_vector<double>();
-  double sum = 0;
-  for (size_t i = 0; i < x.size(); ++i) sum += (x[i] - y[i]) * (x[i] - y[i]);
-  const double rms = std::sqrt(sum / static_cast<double>(std::max<size_t>(x.size(), 1)));
-  return rms / std::max(1e-3, root_mean_square(b));
+inline std::unique_ptr<NativeSparseAttention> make_nsa(const NsaOptions& options) {
+  return make_layer<NativeSparseAttention>(options);
 }
 
 /// Compares output, branches, lists and all gradients of `layer`, whose parameters take x's type,
 /// with the definition. Gives the least gap of the lists: below it rounding may change them.
-inline double expect_agrees(NativeSparseAttention& layer, const Tensor& x, int64_t position = 0) {
-  layer.to(x.dtype());
+inline double compare_with_definition(NativeSparseAttention& layer, const Tensor& x,
+                                      ResultCheck& check, int64_t position = 0) {
+  const DType dtype = x.dtype();
+  layer.to(dtype);
   layer.zero_grad();
-  // What moves all keys of a row alike does not change its attention: gradients of compressed keys
-  // cancel, and their rounding is large beside what is left.
-  const double tolerance = layer_tolerance(x.dtype());
-  const auto expect_value = [&](const Tensor& a, const Tensor& b, const std::string& name) {
-    EXPECT_LE(layer_difference(a, b), tolerance) << name;
-    EXPECT_LE(relative_rms(a, b), 0.012) << name;
-  };
-  const auto expect_gradient = [&](const Tensor& a, const Tensor& b, const std::string& name) {
-    EXPECT_LE(layer_difference(a, b), 4 * tolerance) << name;
-    EXPECT_LE(relative_rms(a, b), 0.03) << name;
-  };
-  const Tensor dy = random_tensor(x.shape(), x.dtype(), 99);
-  reference::Parameters parameters;
-  for (const auto& [name, parameter] : layer.named_parameters())
-    parameters[name] = parameter.data();
+  const Tensor dy = random_tensor(x.shape(), dtype, 99);
+  const reference::Parameters parameters = parameters_of(layer);
 
   const autograd::Variable input(x, true);
   const auto parts = layer.parts(input, {.position = position});
   const autograd::Variable y = layer.combine(parts);
   // Lists may differ where rounding decides: the definition reads the same ones.
-  const reference::NsaResult expected =
-      reference::nsa_layer(layer.options(), parameters, x, dy, position,
-                           {.selection = parts.selection ? &*parts.selection : nullptr});
-  EXPECT_EQ(y.dtype(), x.dtype());
-  expect_value(y.data(), expected.y, "y");
+  const auto definition = [&] {
+    return reference::nsa_layer(layer.options(), parameters, x, dy, position,
+                                {.selection = parts.selection ? &*parts.selection : nullptr});
+  };
+  const reference::NsaResult exact = definition();
+  const reference::NsaResult naive = rounded_result(exact, dtype, definition);
+  EXPECT_EQ(y.dtype(), dtype);
+  check.compare(y.data(), exact.y, naive.y, "y");
   for (size_t c = 0; c < 3; ++c) {
-    EXPECT_EQ(parts.branches[c].defined(), expected.branches[c].defined()) << c;
-    if (parts.branches[c].defined() && expected.branches[c].defined()) {
-      expect_value(parts.branches[c].data(), expected.branches[c], "branch " + std::to_string(c));
+    EXPECT_EQ(parts.branches[c].defined(), exact.branches[c].defined()) << c;
+    if (parts.branches[c].defined() && exact.branches[c].defined()) {
+      check.compare(parts.branches[c].data(), exact.branches[c], naive.branches[c],
+                    "branch " + std::to_string(c));
     }
   }
-  EXPECT_EQ(parts.selection.has_value(), expected.selection.has_value());
-  const double ulp = x.dtype() == DType::f64 ? 1e-12 : x.dtype() == DType::f32 ? 1e-5 : 0.1;
-  if (parts.selection && expected.gap > ulp) {
-    EXPECT_TRUE(same_bits(parts.selection->offsets(), expected.selection->offsets()));
-    const int64_t total = expected.selection->total();
+  EXPECT_EQ(parts.selection.has_value(), exact.selection.has_value());
+  const double ulp = dtype == DType::f64 ? 1e-12 : dtype == DType::f32 ? 1e-5 : 0.1;
+  if (parts.selection && exact.gap > ulp) {
+    EXPECT_TRUE(same_bits(parts.selection->offsets(), exact.selection->offsets()));
+    const int64_t total = exact.selection->total();
     EXPECT_TRUE(same_bits(parts.selection->blocks().slice(0, 0, total),
-                          expected.selection->blocks().slice(0, 0, total)));
+                          exact.selection->blocks().slice(0, 0, total)));
   }
-
   y.backward(dy);
-  expect_gradient(input.grad(), expected.dx, "dx");
-  for (const auto& [name, parameter] : layer.named_parameters()) {
-    const auto gradient = expected.gradients.find(name);
-    if (gradient == expected.gradients.end()) {
-      EXPECT_TRUE(!parameter.grad().defined() || root_mean_square(parameter.grad()) == 0) << name;
-      continue;
-    }
-    if (!parameter.grad().defined()) {
-      ADD_FAILURE() << name << " has no gradient";
-      continue;
-    }
-    expect_gradient(parameter.grad(), gradient->second, name);
-  }
-  return parts.selection ? expected.gap : std::numeric_limits<double>::infinity();
+  compare_gradients(layer, input.grad(), exact, naive, check);
+  return parts.selection ? exact.gap : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace weft::attention::testing

@@ -102,7 +102,7 @@ struct Results {
 
 constexpr const char* kNames[] = {"o", "lse", "dq", "dk", "dv"};
 
-/// Results of the kernel against the oracle, within `tolerance` times the size of each result.
+/// Results of the kernel against the oracle, within `tolerance` of elements of order one.
 void expect_matches_oracle(const Case& c, DType dtype, double tolerance, uint64_t seed = 1) {
   const Data x(c, dtype, seed);
   const Selection selection = random_selection(c, seed);
@@ -111,7 +111,8 @@ void expect_matches_oracle(const Case& c, DType dtype, double tolerance, uint64_
   const auto grads = reference::selected_attention_backward(x.dout, x.q, x.k, x.v, selection);
   const std::vector<Tensor> expected{out.o, out.lse, grads.dq, grads.dk, grads.dv};
   for (size_t i = 0; i < expected.size(); ++i) {
-    const double size = i == 1 ? 1 : std::max(1.0, root_mean_square(expected[i]));
+    // Rounding grows with the elements; statistics are as exact as they are large.
+    const double size = i == 1 ? 1 : std::max(1.0, testing::largest_magnitude(expected[i]));
     EXPECT_LE(largest_difference(run.all()[i], expected[i]), tolerance * size)
         << kNames[i] << " of " << ::testing::PrintToString(c) << " " << to_string(dtype) << " seed "
         << seed;
@@ -142,7 +143,7 @@ TEST_P(SelectedAttentionShapes, MatchesOracleInF32) {
   expect_matches_oracle(GetParam(), DType::f32, 1e-5);
 }
 TEST_P(SelectedAttentionShapes, MatchesOracleInHalfTypes) {
-  expect_matches_oracle(GetParam(), DType::bf16, 4e-2);
+  expect_matches_oracle(GetParam(), DType::bf16, 2e-2);
   expect_matches_oracle(GetParam(), DType::f16, 5e-3);
 }
 

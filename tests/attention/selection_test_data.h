@@ -1,11 +1,12 @@
 #pragma once
 
 #include <cstdint>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "weft/attention/selection.h"
+
+#include "attention_test_data.h"
 
 namespace weft::attention::testing {
 
@@ -32,25 +33,6 @@ inline std::string describe(const SelectionShape& s) {
          std::to_string(s.position) + " query_tile " + std::to_string(s.query_tile) +
          " key_block " + std::to_string(s.key_block);
 }
-
-/// Uniform in [low, high].
-class Draw {
- public:
-  explicit Draw(uint64_t seed) : engine_(seed) {}
-  int64_t operator()(int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
-  }
-  template <class T>
-  T of(const std::vector<T>& values) {
-    return values[static_cast<size_t>((*this)(0, static_cast<int64_t>(values.size()) - 1))];
-  }
-  bool chance(double probability) {
-    return std::uniform_real_distribution<double>(0, 1)(engine_) < probability;
-  }
-
- private:
-  std::mt19937_64 engine_;
-};
 
 inline SelectionShape random_shape(Draw& draw) {
   SelectionShape shape;

@@ -12,15 +12,16 @@
 namespace weft::attention {
 namespace {
 
-using testing::expect_agrees;
+using testing::compare_with_oracle;
+using testing::Draw;
+using testing::forward;
 using testing::largest_difference;
 using testing::message_of;
 using testing::random_tensor;
 using testing::same_bits;
 
 std::unique_ptr<FullAttention> make_layer(const FullAttentionOptions& options) {
-  Generator generator(7);
-  return std::make_unique<FullAttention>(options, generator);
+  return testing::make_layer<FullAttention>(options);
 }
 
 testing::LayerOracle oracle_of(const FullAttentionOptions& options, int64_t position = 0) {
@@ -35,12 +36,8 @@ testing::LayerOracle oracle_of(const FullAttentionOptions& options, int64_t posi
   };
 }
 
-Tensor forward(nn::SequenceMixer& layer, const Tensor& x) {
-  const autograd::NoGradGuard no_grad;
-  return layer.forward(Variable(x), {}).data();
-}
-
 TEST(SlidingWindow, AgreesWithItsDefinitionInEveryType) {
+  testing::ResultChecks checks;
   for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
     for (const int64_t window : {0, 1, 5, 16, 40}) {
       const FullAttentionOptions options{.d_model = 20,
@@ -51,7 +48,8 @@ TEST(SlidingWindow, AgreesWithItsDefinitionInEveryType) {
                                          .init_std = 0.25};
       SCOPED_TRACE(::testing::Message() << to_string(dtype) << " window " << window);
       const auto layer = make_layer(options);
-      expect_agrees(*layer, random_tensor({2, 31, 20}, dtype, 1), oracle_of(options, 3), 3);
+      compare_with_oracle(*layer, random_tensor({2, 31, 20}, dtype, 1), oracle_of(options, 3),
+                          checks[dtype], 3);
     }
   }
 }
@@ -67,32 +65,13 @@ TEST(SlidingWindow, AsLongAsTheSequenceIsFullAttention) {
 }
 
 TEST(SlidingWindow, SeesExactlyItsWindow) {
-  const int64_t window = 5, length = 20;
-  const auto layer = make_layer({.d_model = 16, .n_heads = 2, .window = window, .init_std = 0.5});
-  const Tensor x = random_tensor({1, length, 16}, DType::f32, 1);
-  const Tensor before = forward(*layer, x);
-  for (int64_t s = 0; s < length; ++s) {
-    Tensor changed = x.clone();
-    changed.slice(1, s, s + 1).fill_(0.9);
-    const Tensor after = forward(*layer, changed);
-    for (int64_t t = 0; t < length; ++t) {
-      EXPECT_EQ(same_bits(before.select(1, t), after.select(1, t)), t < s || t >= s + window)
-          << "token " << s << " changed, row " << t;
-    }
-  }
+  const auto layer = make_layer({.d_model = 16, .n_heads = 2, .window = 5, .init_std = 0.5});
+  testing::expect_sees_exactly(*layer, random_tensor({1, 20, 16}, DType::f32, 1), 5);
 }
 
 TEST(SlidingWindow, DecodesInLowPrecisionFarBeyondItsWindow) {
   const auto layer = make_layer({.d_model = 16, .n_heads = 2, .window = 7, .init_std = 0.25});
-  const Tensor x = random_tensor({2, 60, 16}, DType::bf16, 1);
-  const Tensor whole = forward(*layer, x.to(DType::f32));
-  const auto cache = layer->make_cache(2, 60, DType::bf16, kCpu);
-  for (int64_t t = 0; t < 60;) {
-    const int64_t end = t == 0 ? 13 : t + 1;
-    const Tensor y = layer->prefill(Variable(x.slice(1, t, end)), *cache).data();
-    EXPECT_LE(testing::layer_difference(y, whole.slice(1, t, end)), 4e-2) << t;
-    t = end;
-  }
+  testing::expect_decodes_in_bf16(*layer, random_tensor({2, 60, 16}, DType::bf16, 1));
 }
 
 TEST(SlidingWindow, SchedulesOfLettersAndNamesAgreeToTheBit) {
@@ -179,39 +158,38 @@ TEST(TokenRing, KeepsTheLastRows) {
   EXPECT_THROW(ring.write(zeros({2, 1, 3, 4}, DType::f64), 0), DTypeError);
 }
 
-// Random shapes and windows: against the oracle, and decoded in random pieces.
+// Random shapes, windows and types: against the oracle, and decoded in random pieces.
+void compare_random_configuration(Draw& draw, int64_t window, testing::ResultChecks& checks) {
+  const int64_t kv_heads = draw(1, 3);
+  const FullAttentionOptions options{.d_model = draw(1, 12),
+                                     .n_heads = kv_heads * draw(1, 3),
+                                     .n_kv_heads = kv_heads,
+                                     .head_dim = 2 * draw(1, 5),
+                                     .rope_theta = draw.one_in(4) ? 0.0 : 10000.0,
+                                     .window = window,
+                                     .init_std = 0.4};
+  const int64_t batch = draw(1, 2), length = draw(1, 40), position = draw(0, 1) * draw(0, 99);
+  const DType dtype = draw.of<DType>({DType::f64, DType::f64, DType::f32, DType::bf16});
+  const auto layer = make_layer(options);
+  SCOPED_TRACE(::testing::Message() << layer->describe() << " B " << batch << " T " << length << " "
+                                    << to_string(dtype) << " at " << position);
+  const Tensor x = random_tensor({batch, length, options.d_model}, dtype, draw(1, 1 << 30));
+  compare_with_oracle(*layer, x, oracle_of(options, position), checks[dtype], position);
+  if (dtype != DType::bf16) testing::expect_decodes_in_pieces(*layer, x, draw);
+}
+
 TEST(SlowSlidingWindow, RandomConfigurationsAgreeWithTheirDefinition) {
-  std::mt19937_64 random(11);
-  const auto pick = [&](int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(random);
-  };
-  for (int trial = 0; trial < 500; ++trial) {
-    const int64_t kv_heads = pick(1, 3);
-    const FullAttentionOptions options{.d_model = pick(1, 12),
-                                       .n_heads = kv_heads * pick(1, 3),
-                                       .n_kv_heads = kv_heads,
-                                       .head_dim = 2 * pick(1, 5),
-                                       .rope_theta = pick(0, 3) == 0 ? 0.0 : 10000.0,
-                                       .window = pick(1, 24),
-                                       .init_std = 0.4};
-    const int64_t batch = pick(1, 2), length = pick(1, 40);
-    SCOPED_TRACE(::testing::Message()
-                 << "trial " << trial << ": E " << options.d_model << " H " << options.n_heads
-                 << " Hk " << kv_heads << " D " << options.head_dim << " w " << options.window
-                 << " T " << length);
-    const auto layer = make_layer(options);
-    const Tensor x = random_tensor({batch, length, options.d_model}, DType::f64, trial);
-    expect_agrees(*layer, x, oracle_of(options));
-    const Tensor whole = forward(*layer, x);
-    const auto cache = layer->make_cache(batch, length + pick(0, 3), DType::f64, kCpu);
-    for (int64_t t = 0; t < length;) {
-      const int64_t end = std::min(length, t + (pick(0, 1) == 0 ? 1 : pick(1, 12)));
-      const Tensor y = layer->prefill(Variable(x.slice(1, t, end)), *cache).data();
-      EXPECT_LE(largest_difference(y, whole.slice(1, t, end)), 1e-12) << t << ".." << end;
-      t = end;
-    }
-    if (HasFailure()) return;
-  }
+  Draw draw(11);
+  testing::ResultChecks checks;
+  for (int trial = 0; trial < 700 && !HasFailure(); ++trial)
+    compare_random_configuration(draw, draw(1, 24), checks);
+}
+
+TEST(SlowFullAttention, RandomConfigurationsAgreeWithTheirDefinition) {
+  Draw draw(12);
+  testing::ResultChecks checks;
+  for (int trial = 0; trial < 700 && !HasFailure(); ++trial)
+    compare_random_configuration(draw, 0, checks);
 }
 
 }  // namespace

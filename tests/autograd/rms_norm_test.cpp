@@ -1,5 +1,8 @@
 #include "weft/autograd/functions/rms_norm.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include <gtest/gtest.h>
 
 #include "weft/autograd/grad_check.h"
@@ -24,6 +27,34 @@ TEST(RmsNormGrad, AgreesWithDifferences) {
         grad_check([](const std::vector<Variable>& in) { return rms_norm(in[0], in[1], 1e-5); },
                    {leaf(shape, 1), leaf({shape.back()}, 2)});
     EXPECT_TRUE(result) << to_string(shape) << ": " << result.message;
+  }
+}
+
+// The norm does not depend on the length of a row: its gradient stands across the row.
+TEST(RmsNormGrad, IsOrthogonalToEveryRow) {
+  for (const Shape& shape : {Shape{1, 1}, Shape{1, 2}, Shape{3, 5}, Shape{2, 3, 8},
+                             Shape{2, 31, 24}, Shape{5, 63}, Shape{2, 111}, Shape{3, 256}}) {
+    for (const DType dtype : {DType::f64, DType::f32}) {
+      for (const double eps : {0.0, 1e-12}) {
+        const Variable x = leaf(shape, 1, dtype);
+        const Variable y = rms_norm(x, leaf({shape.back()}, 2, dtype), eps);
+        y.backward(random_tensor(shape, dtype, 3));
+        const std::vector<double> a = x.data().to_vector<double>(),
+                                  da = x.grad().to_vector<double>();
+        const auto width = static_cast<size_t>(shape.back());
+        for (size_t row = 0; row < a.size(); row += width) {
+          double product = 0, size = 0;
+          for (size_t i = row; i < row + width; ++i) {
+            product += da[i] * a[i];
+            size += std::abs(da[i] * a[i]);
+          }
+          // A row of one element keeps its sign alone: there all of the gradient is rounding.
+          const double scale = width == 1 ? std::abs(y.data().to_vector<double>()[row]) : size;
+          EXPECT_LE(std::abs(product), (dtype == DType::f64 ? 1e-10 : 1e-5) * std::max(scale, 1e-2))
+              << to_string(shape) << " " << to_string(dtype) << " eps " << eps;
+        }
+      }
+    }
   }
 }
 

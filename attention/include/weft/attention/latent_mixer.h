@@ -22,7 +22,7 @@ struct LatentOptions {
   int64_t groups = 1;            ///< latent vectors a token; each feeds n_heads / groups heads
   int64_t head_dim = 0;          ///< Dn, unturned part of queries and keys; 0: d_model / n_heads
   int64_t value_dim = 0;         ///< Dv; 0 means head_dim
-  int64_t n_kv_heads = 0;        ///< for the default of latent_dim alone; 0 means n_heads
+  int64_t n_kv_heads = 0;        ///< divides n_heads; for the default of latent_dim; 0: n_heads
   int64_t latent_dim = 0;        ///< Dc of one group; 0: n_kv_heads * head_dim / groups
   int64_t rope_dim = 0;          ///< Dr, turned part; 0: head_dim / 2, rounded up to an even number
   int64_t query_latent_dim = 0;  ///< Dq; 0: queries come from x directly
