@@ -30,5 +30,6 @@ struct AdamWParams {
 /// g = grad_scale * grad; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 /// p = decay p - step_size m / (sqrt(v) inv_sqrt_bias2 + eps), for all items in one pass.
 void adamw_cpu(const AdamWParams& params, Stream stream);
+void adamw_cuda(const AdamWParams& params, Stream stream);
 
 }  // namespace weft::optim

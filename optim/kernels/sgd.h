@@ -29,5 +29,6 @@ struct SgdParams {
 /// g = grad_scale * grad + weight_decay p; b = keep b + take g;
 /// p -= lr (nesterov: g + momentum b; with momentum: b; else: g), for all items in one pass.
 void sgd_cpu(const SgdParams& params, Stream stream);
+void sgd_cuda(const SgdParams& params, Stream stream);
 
 }  // namespace weft::optim

@@ -15,4 +15,11 @@ void swiglu_forward_cpu(const Tensor& gate, const Tensor& up, Tensor& y, Stream 
 void swiglu_backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
                          Tensor& dup, Stream stream);
 
+void activation_forward_cuda(Activation activation, const Tensor& x, Tensor& y, Stream stream);
+void activation_backward_cuda(Activation activation, const Tensor& dy, const Tensor& x, Tensor& dx,
+                              Stream stream);
+void swiglu_forward_cuda(const Tensor& gate, const Tensor& up, Tensor& y, Stream stream);
+void swiglu_backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
+                          Tensor& dup, Stream stream);
+
 }  // namespace weft

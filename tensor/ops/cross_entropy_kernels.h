@@ -23,4 +23,11 @@ void cross_entropy_backward_cpu(const CrossEntropyRows& rows, const Tensor& logs
 /// computed in that, and may be the logits.
 void cross_entropy_both_cpu(CrossEntropyRows& rows, Tensor& losses, Tensor& dlogits, Stream stream);
 
+void cross_entropy_forward_cuda(const CrossEntropyRows& rows, Tensor& losses, Tensor& logsumexp,
+                                Stream stream);
+void cross_entropy_backward_cuda(const CrossEntropyRows& rows, const Tensor& logsumexp,
+                                 const Tensor& dlosses, Tensor& dlogits, Stream stream);
+void cross_entropy_both_cuda(CrossEntropyRows& rows, Tensor& losses, Tensor& dlogits,
+                             Stream stream);
+
 }  // namespace weft

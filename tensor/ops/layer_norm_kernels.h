@@ -24,4 +24,7 @@ struct LayerNormBackwardParams {
 void layer_norm_forward_cpu(LayerNormForwardParams& params, Stream stream);
 void layer_norm_backward_cpu(LayerNormBackwardParams& params, Stream stream);
 
+void layer_norm_forward_cuda(LayerNormForwardParams& params, Stream stream);
+void layer_norm_backward_cuda(LayerNormBackwardParams& params, Stream stream);
+
 }  // namespace weft

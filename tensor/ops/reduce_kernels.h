@@ -17,5 +17,6 @@ struct ReduceParams {
 /// Reduces `x`. `out` is dense, has a place for every entry of the kept axes, in order, and the
 /// type of the result.
 void reduce_cpu(const ReduceParams& params, const Tensor& x, Tensor& out, Stream stream);
+void reduce_cuda(const ReduceParams& params, const Tensor& x, Tensor& out, Stream stream);
 
 }  // namespace weft

@@ -25,4 +25,7 @@ struct RmsNormBackwardParams {
 void rms_norm_forward_cpu(RmsNormForwardParams& params, Stream stream);
 void rms_norm_backward_cpu(RmsNormBackwardParams& params, Stream stream);
 
+void rms_norm_forward_cuda(RmsNormForwardParams& params, Stream stream);
+void rms_norm_backward_cuda(RmsNormBackwardParams& params, Stream stream);
+
 }  // namespace weft

@@ -15,5 +15,6 @@ struct RopeParams {
 };
 
 void rope_cpu(RopeParams& params, Stream stream);
+void rope_cuda(RopeParams& params, Stream stream);
 
 }  // namespace weft

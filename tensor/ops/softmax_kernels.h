@@ -11,4 +11,7 @@ namespace weft {
 void softmax_cpu(const Tensor& x, Tensor& y, bool log, Stream stream);
 void softmax_backward_cpu(const Tensor& dy, const Tensor& y, Tensor& dx, bool log, Stream stream);
 
+void softmax_cuda(const Tensor& x, Tensor& y, bool log, Stream stream);
+void softmax_backward_cuda(const Tensor& dy, const Tensor& y, Tensor& dx, bool log, Stream stream);
+
 }  // namespace weft

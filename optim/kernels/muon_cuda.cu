@@ -1,0 +1,201 @@
+#include "kernels/muon.h"
+#include "kernels/tensor_list_cuda.cuh"
+
+namespace weft::optim {
+namespace {
+
+template <class T>
+struct Item {
+  T* parameter;
+  const T* grad;
+  T* buffer;
+  int64_t size;
+  int64_t number;  // of the item in the call
+  T decay, step_size;
+  bool aligned;
+};
+
+template <class T>
+struct Coefficients {
+  T momentum, grad_scale;
+  T of_grad, of_buffer;  // direction = of_grad * grad + of_buffer * buffer
+};
+
+template <class T>
+Coefficients<T> coefficients(const MuonParams& params) {
+  return {.momentum = static_cast<T>(params.momentum),
+          .grad_scale = static_cast<T>(params.grad_scale),
+          .of_grad = static_cast<T>(params.nesterov ? params.grad_scale : 0),
+          .of_buffer = static_cast<T>(params.nesterov ? params.momentum : 1)};
+}
+
+/// The items, with `aligned` holding for packs of `stacked` as well where it is given.
+template <class T>
+std::vector<Item<T>> items_of(const MuonParams& params, const Tensor& stacked = {}) {
+  std::vector<Item<T>> items;
+  items.reserve(params.items.size());
+  for (MuonItem& from : params.items) {
+    Item<T> item{.parameter = from.parameter.data<T>(),
+                 .grad = from.grad.data<T>(),
+                 .buffer = from.momentum_buffer.data<T>(),
+                 .size = from.parameter.numel(),
+                 .number = static_cast<int64_t>(items.size()),
+                 .decay = static_cast<T>(from.decay),
+                 .step_size = static_cast<T>(from.step_size),
+                 .aligned = false};
+    item.aligned = all_aligned(item.parameter, item.grad, item.buffer);
+    if (stacked.defined()) {
+      item.aligned =
+          item.aligned && all_aligned(stacked.raw_data()) && item.size % cuda::kPackWidth<T> == 0;
+    }
+    items.push_back(item);
+  }
+  return items;
+}
+
+/// b = momentum b + g, and the sum of squares of the direction over each chunk.
+template <class T>
+__global__ void __launch_bounds__(kListThreads)
+    momentum_chunks(const __grid_constant__ TensorList<Item<T>> list, const Coefficients<T> c,
+                    double* __restrict__ sums) {
+  const int index = list.item_of_block();
+  const Item<T>& item = list.items[index];
+  double total = 0;
+  walk_chunk<cuda::kPackWidth<T>>(
+      item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
+        constexpr int kWidth = width();
+        auto buffer = cuda::load_pack<kWidth>(item.buffer + i);
+        const auto grad = cuda::load_pack<kWidth>(item.grad + i);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          buffer.values[k] = c.momentum * buffer.values[k] + c.grad_scale * grad.values[k];
+          const auto direction =
+              static_cast<double>(c.of_grad * grad.values[k] + c.of_buffer * buffer.values[k]);
+          total += direction * direction;
+        }
+        cuda::store_pack(item.buffer + i, buffer);
+      });
+  total = cuda::sum_over<kListThreads>(total);
+  if (threadIdx.x == 0) sums[blockIdx.x] = total;
+}
+
+/// Adds up the chunks of item blockIdx.x.
+template <class T>
+__global__ void __launch_bounds__(kListThreads)
+    add_up(const __grid_constant__ TensorList<Item<T>> list, const double* __restrict__ sums,
+           double* __restrict__ square_sums) {
+  double total = 0;
+  for (uint32_t block = list.first_block[blockIdx.x] + threadIdx.x;
+       block < list.first_block[blockIdx.x + 1]; block += kListThreads) {
+    total += sums[block];
+  }
+  total = cuda::sum_over<kListThreads>(total);
+  if (threadIdx.x == 0) square_sums[list.items[blockIdx.x].number] = total;
+}
+
+template <class T, class D>
+__global__ void __launch_bounds__(kListThreads)
+    write_directions(const __grid_constant__ TensorList<Item<T>> list, const Coefficients<T> c,
+                     const double* __restrict__ square_sums, D* __restrict__ stacked) {
+  constexpr double kNormFloor = 1e-7;  // a zero direction stays zero
+  const int index = list.item_of_block();
+  const Item<T>& item = list.items[index];
+  const T factor = static_cast<T>(1 / (sqrt(square_sums[item.number]) + kNormFloor));
+  D* const to = stacked + item.number * item.size;
+  walk_chunk<cuda::kPackWidth<T>>(
+      item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
+        constexpr int kWidth = width();
+        const auto buffer = cuda::load_pack<kWidth>(item.buffer + i);
+        const auto grad = cuda::load_pack<kWidth>(item.grad + i);
+        T direction[kWidth];
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          direction[k] = factor * (c.of_grad * grad.values[k] + c.of_buffer * buffer.values[k]);
+        }
+        cuda::store_values(to + i, direction);
+      });
+}
+
+template <class T, class D>
+__global__ void __launch_bounds__(kListThreads)
+    apply(const __grid_constant__ TensorList<Item<T>> list, const D* __restrict__ stacked) {
+  const int index = list.item_of_block();
+  const Item<T>& item = list.items[index];
+  const D* const from = stacked + item.number * item.size;
+  walk_chunk<cuda::kPackWidth<T>>(
+      item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
+        constexpr int kWidth = width();
+        auto p = cuda::load_pack<kWidth>(item.parameter + i);
+        const auto x = cuda::load_pack<kWidth>(from + i);
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          p.values[k] = item.decay * p.values[k] - item.step_size * static_cast<T>(cuda::widen(x.values[k]));
+        }
+        cuda::store_pack(item.parameter + i, p);
+      });
+}
+
+/// Calls body.operator()<T>() with the type of the parameters.
+template <class Body>
+void dispatch_parameter(const MuonParams& params, Body&& body) {
+  if (params.items.front().parameter.dtype() == DType::f64) {
+    body.template operator()<double>();
+  } else {
+    body.template operator()<float>();
+  }
+}
+
+/// Calls body.operator()<D>() with the type of the stacked matrices.
+template <class Body>
+void dispatch_stacked(const Tensor& stacked, Body&& body) {
+  switch (stacked.dtype()) {
+    case DType::f64:
+      return body.template operator()<double>();
+    case DType::f32:
+      return body.template operator()<float>();
+    default:
+      return body.template operator()<bf16>();
+  }
+}
+
+}  // namespace
+
+void muon_momentum_cuda(const MuonParams& params, Tensor& square_sums, Stream stream) {
+  dispatch_parameter(params, [&]<class T>() {
+    const std::vector<Item<T>> items = items_of<T>(params);
+    for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
+      Tensor sums = empty({static_cast<int64_t>(blocks)}, DType::f64, stream.device());
+      cuda::launch("muon_momentum", stream, {blocks, kListThreads}, momentum_chunks<T>, list,
+                   coefficients<T>(params), sums.data<double>());
+      cuda::launch("muon_momentum", stream, {static_cast<unsigned>(list.count), kListThreads},
+                   add_up<T>, list, sums.data<double>(), square_sums.data<double>());
+    });
+  });
+}
+
+void muon_direction_cuda(const MuonParams& params, const Tensor& square_sums, Tensor& stacked,
+                         Stream stream) {
+  dispatch_parameter(params, [&]<class T>() {
+    const std::vector<Item<T>> items = items_of<T>(params, stacked);
+    dispatch_stacked(stacked, [&]<class D>() {
+      for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
+        cuda::launch("muon_direction", stream, {blocks, kListThreads}, write_directions<T, D>, list,
+                     coefficients<T>(params), square_sums.data<double>(), stacked.data<D>());
+      });
+    });
+  });
+}
+
+void muon_apply_cuda(const MuonParams& params, const Tensor& stacked, Stream stream) {
+  dispatch_parameter(params, [&]<class T>() {
+    const std::vector<Item<T>> items = items_of<T>(params, stacked);
+    dispatch_stacked(stacked, [&]<class D>() {
+      for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
+        cuda::launch("muon_apply", stream, {blocks, kListThreads}, apply<T, D>, list,
+                     stacked.data<D>());
+      });
+    });
+  });
+}
+
+}  // namespace weft::optim

@@ -1,0 +1,219 @@
+#include <cub/device/device_radix_sort.cuh>
+
+#include "ops/add_rows_cuda.h"
+#include "weft/tensor/error.h"
+
+#include "ops/rows_cuda.cuh"
+
+namespace weft {
+namespace {
+
+using namespace cuda;
+
+constexpr int kThreads = 128;
+/// Sorted positions that one block adds up.
+constexpr int64_t kChunk = 64;
+/// Rows read ahead.
+constexpr int kAhead = 4;
+
+template <class T>
+using sum_t = computed_t<T>;
+
+/// Ids outside the table become its size, and so come last.
+template <class Index>
+__global__ void __launch_bounds__(kThreads)
+    make_keys(const Index* __restrict__ ids, int64_t count, int64_t size,
+              uint32_t* __restrict__ keys, uint32_t* __restrict__ positions) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const auto id = static_cast<uint64_t>(static_cast<int64_t>(ids[i]));
+  keys[i] = static_cast<uint32_t>(id < static_cast<uint64_t>(size) ? id : size);
+  positions[i] = static_cast<uint32_t>(i);
+}
+
+/// The positions of `count` rows in the order of their keys.
+struct SortedRows {
+  const uint32_t* keys;
+  const uint32_t* positions;
+  int64_t count;
+  uint32_t size;  // keys from here on name no row
+
+  __device__ __forceinline__ int64_t end_of(int64_t begin) const {
+    return begin + kChunk < count ? begin + kChunk : count;
+  }
+  /// Whether the row before this one in the order has the same key.
+  __device__ __forceinline__ bool continues(int64_t at) const {
+    return at > 0 && at < count && keys[at - 1] == keys[at];
+  }
+};
+
+template <class T, int kWidth>
+__device__ __forceinline__ void write_row(T* to, const sum_t<T> (&total)[kWidth], bool overwrite) {
+  sum_t<T> result[kWidth];
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) result[k] = total[k];
+  if (!overwrite) {
+    const auto before = load_pack<kWidth>(to);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) result[k] += widen(before.values[k]);
+  }
+  store_values(to, result);
+}
+
+/// Adds up the runs of equal keys of chunk blockIdx.x in columns of blockIdx.y. A run that lies
+/// within the chunk is done then; the sum of one that comes from the chunk before goes to
+/// parts[chunk][0], that of one that only goes on into the next to parts[chunk][1].
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    add_chunks(const T* __restrict__ source, int64_t stride, const SortedRows rows,
+               T* __restrict__ to, int64_t to_stride, sum_t<T>* __restrict__ parts, int64_t length,
+               bool overwrite) {
+  using A = sum_t<T>;
+  const int64_t column = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
+  if (column >= length) return;
+  const int64_t chunk = blockIdx.x;
+  const int64_t begin = chunk * kChunk;
+  const int64_t end = rows.end_of(begin);
+  const bool goes_on = rows.continues(end);
+  bool comes_from_before = rows.continues(begin);
+  uint32_t key = rows.keys[begin];
+  A total[kWidth] = {};
+  const auto finish_run = [&](bool to_be_continued) {
+    if (key < rows.size) {
+      if (comes_from_before || to_be_continued) {
+        A* const part = parts + (2 * chunk + (comes_from_before ? 0 : 1)) * length + column;
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) part[k] = total[k];
+      } else {
+        write_row<T, kWidth>(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
+      }
+    }
+    comes_from_before = false;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) total[k] = 0;
+  };
+  for (int64_t i = begin; i < end; i += kAhead) {
+    Pack<T, kWidth> ahead[kAhead];
+    uint32_t keys[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (i + j < end) {
+        keys[j] = rows.keys[i + j];
+        ahead[j] = load_pack<kWidth>(source + rows.positions[i + j] * stride + column);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      if (i + j < end) {
+        if (keys[j] != key) {
+          finish_run(/*to_be_continued=*/false);
+          key = keys[j];
+        }
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) total[k] += widen(ahead[j].values[k]);
+      }
+    }
+  }
+  finish_run(goes_on);
+}
+
+/// Adds up the parts of the run that begins in chunk blockIdx.x and goes on into the next, if there
+/// is one.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    join_chunks(const SortedRows rows, T* __restrict__ to, int64_t to_stride,
+                const sum_t<T>* __restrict__ parts, int64_t length, bool overwrite) {
+  using A = sum_t<T>;
+  const int64_t column = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
+  if (column >= length) return;
+  int64_t chunk = blockIdx.x;
+  const int64_t begin = chunk * kChunk;
+  int64_t end = rows.end_of(begin);
+  if (!rows.continues(end)) return;
+  const uint32_t key = rows.keys[end - 1];
+  if (key >= rows.size) return;
+  if (rows.keys[begin] == key && rows.continues(begin)) return;  // begun in a chunk before
+  const A* part = parts + (2 * chunk + 1) * length + column;
+  A total[kWidth];
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) total[k] = part[k];
+  while (end < rows.count && rows.keys[end] == key) {
+    ++chunk;
+    part = parts + 2 * chunk * length + column;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) total[k] += part[k];
+    end = rows.end_of(chunk * kChunk);
+    if (rows.keys[end - 1] != key) break;
+  }
+  write_row<T, kWidth>(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
+}
+
+template <class T, int kWidth>
+void add_sorted(const Tensor& source, const SortedRows& rows, Tensor& to, bool overwrite,
+                Stream stream) {
+  using A = sum_t<T>;
+  const int64_t length = source.size(1);
+  const int64_t chunks = ceil_div(rows.count, kChunk);
+  Tensor parts = empty({chunks, 2, length}, dtype_of<A>, source.device());
+  const dim3 grid(static_cast<unsigned>(chunks),
+                  static_cast<unsigned>(ceil_div(length, kThreads * kWidth)));
+  const int64_t to_stride = to.strides()[0];
+  launch("add_rows", stream, {grid, kThreads}, add_chunks<T, kWidth>, source.data<T>(),
+         source.strides()[0], rows, to.data<T>(), to_stride, parts.data<A>(), length, overwrite);
+  launch("add_rows", stream, {grid, kThreads}, join_chunks<T, kWidth>, rows, to.data<T>(),
+         to_stride, parts.data<A>(), length, overwrite);
+}
+
+}  // namespace
+
+void add_rows_cuda(const Tensor& source, const Tensor& ids, Tensor& to, bool overwrite,
+                   Stream stream) {
+  const int64_t count = source.size(0);
+  const int64_t size = to.size(0);
+  if (count == 0 || source.size(1) == 0 || size == 0) return;
+  constexpr int64_t kMost = 0x7fffffff;
+  if (count > kMost || size >= kMost) {
+    throw ShapeError("add_rows: takes at most 2^31 - 1 ids and rows");
+  }
+
+  Tensor lists = empty({4, count}, DType::i32, source.device());
+  auto* const base = reinterpret_cast<uint32_t*>(lists.data<int32_t>());
+  uint32_t* const keys = base;
+  uint32_t* const positions = base + count;
+  uint32_t* const sorted_keys = base + 2 * count;
+  uint32_t* const sorted_positions = base + 3 * count;
+  dispatch_index(ids.dtype(), "add_rows", [&]<class Index>() {
+    launch("add_rows", stream, {static_cast<unsigned>(ceil_div(count, kThreads)), kThreads},
+           make_keys<Index>, ids.data<Index>(), count, size, keys, positions);
+  });
+  int bits = 1;
+  while (bits < 32 && (size >> bits) != 0) ++bits;
+  const auto sort = [&](void* scratch, size_t& bytes) {
+    WEFT_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, positions,
+                                                    sorted_positions, static_cast<int>(count), 0,
+                                                    bits, native(stream)));
+  };
+  size_t bytes = 0;
+  sort(nullptr, bytes);
+  Tensor scratch = empty({static_cast<int64_t>(bytes) + 1}, DType::u8, source.device());
+  sort(scratch.raw_data(), bytes);
+
+  const SortedRows rows{sorted_keys, sorted_positions, count, static_cast<uint32_t>(size)};
+  const bool aligned = rows_are_aligned(source, to);
+  const auto run = [&]<class T>() {
+    if (aligned) {
+      add_sorted<T, kPackWidth<T>>(source, rows, to, overwrite, stream);
+    } else {
+      add_sorted<T, 1>(source, rows, to, overwrite, stream);
+    }
+  };
+  if (source.dtype() == DType::i64) {
+    run.operator()<int64_t>();
+  } else if (source.dtype() == DType::i32) {
+    run.operator()<int32_t>();
+  } else {
+    dispatch_floating(source.dtype(), "add_rows", run);
+  }
+}
+
+}  // namespace weft

@@ -1,0 +1,207 @@
+// A row of logits is read once for maximum, sum of exponentials and sum together; gradients take a
+// second reading, which in cross_entropy_both, right after the first, mostly hits the L2 cache. No
+// kernel reads or writes outside its row, whatever the target.
+#include "ops/cross_entropy_kernels.h"
+#include "ops/rows_cuda.cuh"
+
+namespace weft {
+namespace {
+
+using namespace cuda;
+
+template <class T>
+struct Rows {
+  using A = accumulator_t<T>;
+  const T* logits;
+  int64_t stride, count, classes;
+  const int64_t* targets;
+  int64_t ignore_index;
+  A smoothing;
+
+  explicit Rows(const CrossEntropyRows& rows)
+      : logits(rows.logits.data<T>()),
+        stride(rows.logits.strides()[0]),
+        count(rows.logits.size(0)),
+        classes(rows.logits.size(1)),
+        targets(rows.targets.data<int64_t>()),
+        ignore_index(rows.ignore_index),
+        smoothing(static_cast<A>(rows.label_smoothing)) {}
+
+  __device__ __forceinline__ bool counts(int64_t target) const {
+    return target != ignore_index && static_cast<uint64_t>(target) < static_cast<uint64_t>(classes);
+  }
+};
+
+/// What a row's loss is made of.
+template <class T>
+struct RowSums {
+  using A = accumulator_t<T>;
+  A max, sum, mean, logsumexp;
+};
+
+template <class T, class Shape>
+__device__ __forceinline__ RowSums<T> sums_of(const Rows<T>& rows,
+                                              const RowReader<T, Shape, 1>& reader) {
+  using A = accumulator_t<T>;
+  constexpr int kWidth = Shape::kWidth;
+  Running<T> running;
+  A total = 0;
+  reader.for_each([&](int64_t, const A(&values)[1][kWidth]) {
+    running.take(values[0]);
+    if (rows.smoothing != 0) {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) total += values[0][k];
+    }
+  });
+  running.template combine<Shape::kThreads>();
+  if (rows.smoothing != 0) total = sum_over<Shape::kThreads>(total);
+  const bool nothing = running.max == kMinusInfinity<A>;
+  return {running.max, running.sum, total / static_cast<A>(rows.classes),
+          nothing ? running.max : running.max + log(running.sum)};
+}
+
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads)
+    forward(const Rows<T> rows, accumulator_t<T>* __restrict__ losses,
+            accumulator_t<T>* __restrict__ logsumexp) {
+  using A = accumulator_t<T>;
+  const int64_t row = Shape::row();
+  if (row >= rows.count) return;
+  const T* const x = rows.logits + row * rows.stride;
+  const RowReader<T, Shape, 1> reader({x}, rows.classes);
+  const RowSums<T> sums = sums_of(rows, reader);
+  if (Shape::thread() != 0) return;
+  const int64_t target = rows.targets[row];
+  A loss = 0;
+  if (rows.counts(target)) {
+    loss = sums.logsumexp - ((1 - rows.smoothing) * widen(x[target]) + rows.smoothing * sums.mean);
+  }
+  losses[row] = loss;
+  logsumexp[row] = sums.logsumexp;
+}
+
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads)
+    backward(const Rows<T> rows, const accumulator_t<T>* __restrict__ logsumexp,
+             const accumulator_t<T>* __restrict__ dlosses, int64_t dloss_stride,
+             T* __restrict__ dlogits) {
+  using A = accumulator_t<T>;
+  constexpr int kWidth = Shape::kWidth;
+  const int64_t row = Shape::row();
+  if (row >= rows.count) return;
+  const int64_t target = rows.targets[row];
+  const bool counts = rows.counts(target);
+  const A shift = logsumexp[row];
+  const A scale = dlosses[row * dloss_stride];
+  const A everywhere = rows.smoothing / static_cast<A>(rows.classes);
+  T* const out = dlogits + row * rows.classes;
+  const RowReader<T, Shape, 1> reader({rows.logits + row * rows.stride}, rows.classes);
+  reader.for_each([&](int64_t i, const A(&values)[1][kWidth]) {
+    A results[kWidth];
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      A p = exponential<T>(values[0][k] - shift) - everywhere;
+      if (i + k == target) p -= 1 - rows.smoothing;
+      results[k] = counts ? p * scale : A(0);
+    }
+    store_values(out + i, results);
+  });
+}
+
+/// `dlogits` may be the logits: a thread writes where it alone has read.
+template <class A, class T, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads)
+    both(const Rows<A> rows, A* losses, T* dlogits) {
+  constexpr int kWidth = Shape::kWidth;
+  const int64_t row = Shape::row();
+  if (row >= rows.count) return;
+  const int64_t target = rows.targets[row];
+  const bool counts = rows.counts(target);
+  const A* const x = rows.logits + row * rows.stride;
+  const A target_logit = counts ? x[target] : A(0);
+  __syncwarp();  // it is read before any lane writes
+  const RowReader<A, Shape, 1> reader({x}, rows.classes);
+  T* const out = dlogits + row * rows.classes;
+  if (!counts) {
+    if (Shape::thread() == 0) losses[row] = 0;
+    reader.for_each([&](int64_t i, const A(&)[1][kWidth]) {
+      const A zeros[kWidth] = {};
+      store_values(out + i, zeros);
+    });
+    return;
+  }
+  const RowSums<A> sums = sums_of(rows, reader);
+  if (Shape::thread() == 0) {
+    losses[row] =
+        sums.logsumexp - ((1 - rows.smoothing) * target_logit + rows.smoothing * sums.mean);
+  }
+  const A inverse = A(1) / sums.sum;
+  const A everywhere = rows.smoothing / static_cast<A>(rows.classes);
+  reader.for_each([&](int64_t i, const A(&values)[1][kWidth]) {
+    A results[kWidth];
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      results[k] = exponential<A>(values[0][k] - sums.max) * inverse - everywhere;
+      if (i + k == target) results[k] -= 1 - rows.smoothing;
+    }
+    store_values(out + i, results);
+  });
+}
+
+/// Calls body.template operator()<RowShape>() for rows that are read again, not kept.
+template <class T, class Body>
+void dispatch_shape(int64_t classes, bool aligned, Body&& body) {
+  constexpr int kWidth = kPackWidth<T>;
+  if (aligned) {
+    if (classes <= 1024) return body.template operator()<RowShape<32, kWidth, 0>>();
+    if (classes <= 16384) return body.template operator()<RowShape<256, kWidth, 0>>();
+    return body.template operator()<RowShape<512, kWidth, 0>>();
+  }
+  if (classes <= 1024) return body.template operator()<RowShape<32, 1, 0>>();
+  return body.template operator()<RowShape<512, 1, 0>>();
+}
+
+}  // namespace
+
+void cross_entropy_forward_cuda(const CrossEntropyRows& params, Tensor& losses, Tensor& logsumexp,
+                                Stream stream) {
+  dispatch_floating(params.logits.dtype(), "cross_entropy", [&]<class T>() {
+    using A = accumulator_t<T>;
+    const Rows<T> rows(params);
+    dispatch_shape<T>(rows.classes, rows_are_aligned(params.logits), [&]<class Shape>() {
+      launch("cross_entropy", stream, {Shape::blocks(rows.count), Shape::kBlockThreads},
+             forward<T, Shape>, rows, losses.data<A>(), logsumexp.data<A>());
+    });
+  });
+}
+
+void cross_entropy_backward_cuda(const CrossEntropyRows& params, const Tensor& logsumexp,
+                                 const Tensor& dlosses, Tensor& dlogits, Stream stream) {
+  dispatch_floating(params.logits.dtype(), "cross_entropy_backward", [&]<class T>() {
+    using A = accumulator_t<T>;
+    const Rows<T> rows(params);
+    const bool aligned = rows_are_aligned(params.logits, dlogits);
+    dispatch_shape<T>(rows.classes, aligned, [&]<class Shape>() {
+      launch("cross_entropy_backward", stream, {Shape::blocks(rows.count), Shape::kBlockThreads},
+             backward<T, Shape>, rows, logsumexp.data<A>(), dlosses.data<A>(), dlosses.strides()[0],
+             dlogits.data<T>());
+    });
+  });
+}
+
+void cross_entropy_both_cuda(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits,
+                             Stream stream) {
+  dispatch_floating(dlogits.dtype(), "linear_cross_entropy", [&]<class T>() {
+    using A = accumulator_t<T>;
+    const Rows<A> rows(params);
+    // Packs of 16 bytes of logits make smaller ones of dlogits.
+    const bool aligned = rows_are_aligned(params.logits) &&
+                         reinterpret_cast<uintptr_t>(dlogits.raw_data()) % 16 == 0;
+    dispatch_shape<A>(rows.classes, aligned, [&]<class Shape>() {
+      launch("linear_cross_entropy", stream, {Shape::blocks(rows.count), Shape::kBlockThreads},
+             both<A, T, Shape>, rows, losses.data<A>(), dlogits.data<T>());
+    });
+  });
+}
+
+}  // namespace weft

@@ -1,0 +1,73 @@
+#include "ops/add_rows_cuda.h"
+#include "ops/embedding_kernels.h"
+#include "ops/rows_cuda.cuh"
+
+namespace weft {
+namespace {
+
+using namespace cuda;
+
+constexpr int kThreads = 256;
+constexpr int kAhead = 4;
+
+/// A warp copies a row in units that all rows are aligned to; ids outside the table give zeros.
+template <class Unit, class Index>
+__global__ void __launch_bounds__(kThreads)
+    copy_rows(const Unit* __restrict__ table, int64_t stride, int64_t vocabulary,
+              const Index* __restrict__ ids, int64_t count, Unit* __restrict__ out,
+              int64_t length) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  if (row >= count) return;
+  const int64_t id = ids[row];
+  const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(vocabulary);
+  const Unit* const from = table + (valid ? id : 0) * stride;
+  Unit* const to = out + row * length;
+  for (int64_t i = threadIdx.x % 32; i < length; i += 32 * kAhead) {
+    Unit units[kAhead] = {};
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (valid && i + 32 * k < length) units[k] = from[i + 32 * k];
+    }
+#pragma unroll
+    for (int k = 0; k < kAhead; ++k) {
+      if (i + 32 * k < length) to[i + 32 * k] = units[k];
+    }
+  }
+}
+
+}  // namespace
+
+void embedding_cuda(const Tensor& table, const Tensor& ids, Tensor& out, Stream stream) {
+  const auto element = static_cast<int64_t>(size_of(table.dtype()));
+  const int64_t row_bytes = table.size(1) * element;
+  const int64_t stride_bytes = table.strides()[0] * element;
+  const auto addresses = reinterpret_cast<uintptr_t>(table.raw_data()) |
+                         reinterpret_cast<uintptr_t>(out.raw_data()) |
+                         static_cast<uintptr_t>(row_bytes) | static_cast<uintptr_t>(stride_bytes);
+  const auto blocks = static_cast<unsigned>(ceil_div(ids.numel(), kThreads / 32));
+  dispatch_index(ids.dtype(), "embedding", [&]<class Index>() {
+    const auto run = [&]<class Unit>() {
+      constexpr auto kBytes = static_cast<int64_t>(sizeof(Unit));
+      launch("embedding", stream, {blocks, kThreads}, copy_rows<Unit, Index>,
+             static_cast<const Unit*>(table.raw_data()), stride_bytes / kBytes, table.size(0),
+             ids.data<Index>(), ids.numel(), static_cast<Unit*>(out.raw_data()),
+             row_bytes / kBytes);
+    };
+    if (addresses % 16 == 0) {
+      run.template operator()<uint4>();
+    } else if (addresses % 4 == 0) {
+      run.template operator()<uint32_t>();
+    } else if (addresses % 2 == 0) {
+      run.template operator()<uint16_t>();
+    } else {
+      run.template operator()<uint8_t>();
+    }
+  });
+}
+
+void embedding_backward_cuda(const Tensor& dy, const Tensor& ids, Tensor& dtable, Stream stream) {
+  // dtable is zero so far.
+  add_rows_cuda(dy, ids, dtable, /*overwrite=*/true, stream);
+}
+
+}  // namespace weft

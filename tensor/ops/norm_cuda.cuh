@@ -1,0 +1,326 @@
+#pragma once
+
+// Normalisation of rows: rms_norm and, centred about the mean, layer_norm.
+//
+// Backward adds up the gradients of gain and bias without atomics: every block walks rows of its
+// own with the sums of its columns in registers, and the blocks' sums are added in their order.
+#include <algorithm>
+
+#include "ops/rows_cuda.cuh"
+
+namespace weft::cuda {
+
+template <class T>
+struct NormForward {
+  using A = accumulator_t<T>;
+  const T* x;
+  int64_t x_stride;
+  const T* residual;  // may be null
+  int64_t residual_stride;
+  T* sum;  // x + residual
+  T* y;
+  const A* gain;
+  const A* bias;  // may be null
+  A* mean;        // where centred
+  A* scale;       // 1 / root of the mean square
+  int64_t rows, length;
+  A eps;
+};
+
+template <class T, bool kCentred, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads) norm_forward(const NormForward<T> p) {
+  using A = accumulator_t<T>;
+  constexpr int kWidth = Shape::kWidth;
+  const int64_t row = Shape::row();
+  if (row >= p.rows) return;
+  const auto count = static_cast<A>(p.length);
+  RowReader<T, Shape, 1> reader({p.x + row * p.x_stride}, p.length);
+  if (p.residual != nullptr) {
+    reader.add(p.residual + row * p.residual_stride, p.sum + row * p.length);
+  }
+  A mean = 0;
+  if constexpr (kCentred) {
+    reader.for_each([&](int64_t, const A(&values)[1][kWidth]) {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) mean += values[0][k];
+    });
+    mean = sum_over<Shape::kThreads>(mean) / count;
+  }
+  // Squares about the mean: the difference of two sums would cancel.
+  A squares = 0;
+  reader.for_each([&](int64_t, const A(&values)[1][kWidth]) {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) squares += (values[0][k] - mean) * (values[0][k] - mean);
+  });
+  squares = sum_over<Shape::kThreads>(squares);
+  const A scale = A(1) / sqrt(squares / count + p.eps);
+  if (Shape::thread() == 0) {
+    if (kCentred) p.mean[row] = mean;
+    p.scale[row] = scale;
+  }
+  T* const y = p.y + row * p.length;
+  reader.for_each([&](int64_t i, const A(&values)[1][kWidth]) {
+    A gain[kWidth];
+    load_values<kWidth>(p.gain + i, gain);
+    A results[kWidth];
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) results[k] = (values[0][k] - mean) * scale * gain[k];
+    if (p.bias != nullptr) {
+      A bias[kWidth];
+      load_values<kWidth>(p.bias + i, bias);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) results[k] += bias[k];
+    }
+    store_values(y + i, results);
+  });
+}
+
+template <class T>
+struct NormBackward {
+  using A = accumulator_t<T>;
+  const T* dy;
+  int64_t dy_stride;
+  const T* x;
+  int64_t x_stride;
+  const T* added;  // to dx; may be null
+  int64_t added_stride;
+  T* dx;
+  const A* gain;
+  const A* mean;  // where centred
+  const A* scale;
+  A* partials;  // [blocks, sums of columns]: of gain, then of bias where centred
+  int64_t rows, rows_per_block, length;
+};
+
+/// dx of one row: with h = (x - mean) * scale and u = dy * gain, scale * (u - h * mean(u * h)),
+/// less the mean of u where centred. Calls column(i, k, d, h) for every element.
+template <class T, bool kCentred, class Shape, class Column>
+__device__ __forceinline__ void norm_backward_row(const NormBackward<T>& p, int64_t row,
+                                                  Column&& column) {
+  using A = accumulator_t<T>;
+  constexpr int kWidth = Shape::kWidth;
+  const auto count = static_cast<A>(p.length);
+  const A mean = kCentred ? p.mean[row] : A(0);
+  const A scale = p.scale[row];
+  const RowReader<T, Shape, 2> reader({p.dy + row * p.dy_stride, p.x + row * p.x_stride}, p.length);
+  A offset = 0;
+  A slope = 0;
+  reader.for_each([&](int64_t i, const A(&values)[2][kWidth]) {
+    A gain[kWidth];
+    load_values<kWidth>(p.gain + i, gain);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const A u = values[0][k] * gain[k];
+      offset += u;
+      slope += u * (values[1][k] - mean);
+    }
+  });
+  offset = kCentred ? sum_over<Shape::kThreads>(offset) / count : A(0);
+  slope = sum_over<Shape::kThreads>(slope) * scale * scale / count;
+  T* const dx = p.dx + row * p.length;
+  reader.for_each([&](int64_t i, const A(&values)[2][kWidth], int pack) {
+    A gain[kWidth];
+    load_values<kWidth>(p.gain + i, gain);
+    A results[kWidth];
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      const A centred = values[1][k] - mean;
+      results[k] = (values[0][k] * gain[k] - offset - centred * slope) * scale;
+    }
+    if (p.added != nullptr) {
+      A added[kWidth];
+      widen_pack(load_pack<kWidth>(p.added + row * p.added_stride + i), added);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) results[k] += added[k];
+    }
+    store_values(dx + i, results);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      column(pack, k, values[0][k], (values[1][k] - mean) * scale);
+    }
+  });
+}
+
+/// dx alone, for rows of any length.
+template <class T, bool kCentred, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads)
+    norm_backward_rows(const NormBackward<T> p) {
+  const int64_t row = Shape::row();
+  if (row >= p.rows) return;
+  using A = accumulator_t<T>;
+  norm_backward_row<T, kCentred, Shape>(p, row, [](int, int, A, A) {});
+}
+
+/// dx, and the sums of the columns of rows_per_block rows.
+template <class T, bool kCentred, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads)
+    norm_backward_both(const NormBackward<T> p) {
+  using A = accumulator_t<T>;
+  constexpr int kWidth = Shape::kWidth;
+  constexpr int kPacks = Shape::kPacks;
+  constexpr int kGroups = Shape::kRowsPerBlock;
+  A gain_sums[kPacks][kWidth] = {};
+  A bias_sums[kPacks][kWidth] = {};
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * p.rows_per_block;
+  const int64_t end = begin + p.rows_per_block < p.rows ? begin + p.rows_per_block : p.rows;
+  const int group = static_cast<int>(threadIdx.x) / Shape::kThreads;
+  for (int64_t row = begin + group; row < end; row += kGroups) {
+    norm_backward_row<T, kCentred, Shape>(p, row, [&](int pack, int k, A d, A h) {
+      gain_sums[pack][k] += d * h;
+      if (kCentred) bias_sums[pack][k] += d;
+    });
+  }
+  A* const to = p.partials + static_cast<int64_t>(blockIdx.x) * (kCentred ? 2 : 1) * p.length;
+  const auto write = [&](A(&sums)[kPacks][kWidth], A* out) {
+    if constexpr (kGroups > 1) {
+      // The groups' sums of a column are added in the order of the groups.
+      __shared__ A shared[kGroups][32 * kWidth];
+#pragma unroll
+      for (int pack = 0; pack < kPacks; ++pack) {
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          shared[group][k * 32 + threadIdx.x % 32] = sums[pack][k];
+        }
+        __syncthreads();
+        for (int c = static_cast<int>(threadIdx.x); c < 32 * kWidth; c += Shape::kBlockThreads) {
+          const int64_t i = int64_t{pack} * 32 * kWidth + c;
+          if (i >= p.length) continue;
+          A total = 0;
+#pragma unroll
+          for (int g = 0; g < kGroups; ++g) total += shared[g][c % kWidth * 32 + c / kWidth];
+          out[i] = total;
+        }
+      }
+    } else {
+#pragma unroll
+      for (int pack = 0; pack < kPacks; ++pack) {
+        const int64_t i = (int64_t{pack} * Shape::kThreads + Shape::thread()) * kWidth;
+        if (i >= p.length) continue;
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) out[i + k] = sums[pack][k];
+      }
+    }
+  };
+  write(gain_sums, to);
+  if constexpr (kCentred) write(bias_sums, to + p.length);
+}
+
+// Blocks of 32 columns by 16 rows at a time.
+inline constexpr int kNormColumns = 32;
+inline constexpr int kNormLanes = 16;
+
+/// Adds the lanes' values of a column in their order; the result is for lane 0.
+template <class A>
+__device__ __forceinline__ A add_lanes(A value) {
+  __shared__ A parts[kNormLanes][kNormColumns];
+  __syncthreads();
+  parts[threadIdx.y][threadIdx.x] = value;
+  __syncthreads();
+  A total = 0;
+  if (threadIdx.y == 0) {
+#pragma unroll
+    for (int lane = 0; lane < kNormLanes; ++lane) total += parts[lane][threadIdx.x];
+  }
+  return total;
+}
+
+/// The sums of the columns alone, for rows of any length: blocks (x, y) take columns x and rows y.
+template <class T, bool kCentred>
+__global__ void __launch_bounds__(kNormColumns* kNormLanes)
+    norm_backward_columns(const NormBackward<T> p) {
+  using A = accumulator_t<T>;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * p.rows_per_block;
+  const int64_t end = begin + p.rows_per_block < p.rows ? begin + p.rows_per_block : p.rows;
+  A gain_sum = 0;
+  A bias_sum = 0;
+  if (column < p.length) {
+#pragma unroll 4
+    for (int64_t row = begin + threadIdx.y; row < end; row += kNormLanes) {
+      const A d = widen(p.dy[row * p.dy_stride + column]);
+      const A centred = widen(p.x[row * p.x_stride + column]) - (kCentred ? p.mean[row] : A(0));
+      gain_sum += d * centred * p.scale[row];
+      bias_sum += d;
+    }
+  }
+  gain_sum = add_lanes(gain_sum);
+  if (kCentred) bias_sum = add_lanes(bias_sum);
+  if (threadIdx.y != 0 || column >= p.length) return;
+  A* const to = p.partials + static_cast<int64_t>(blockIdx.y) * (kCentred ? 2 : 1) * p.length;
+  to[column] = gain_sum;
+  if (kCentred) to[p.length + column] = bias_sum;
+}
+
+/// Adds the rows of partials [blocks, length] in their order.
+template <class A>
+__global__ void __launch_bounds__(kNormColumns* kNormLanes)
+    sum_partials(const A* __restrict__ partials, int64_t blocks, int64_t length,
+                 A* __restrict__ total) {
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * kNormColumns + threadIdx.x;
+  const int64_t share = (blocks + kNormLanes - 1) / kNormLanes;
+  const int64_t begin = share * threadIdx.y;
+  const int64_t end = begin + share < blocks ? begin + share : blocks;
+  A sum = 0;
+  if (column < length) {
+#pragma unroll 8
+    for (int64_t block = begin; block < end; ++block) sum += partials[block * length + column];
+  }
+  sum = add_lanes(sum);
+  if (threadIdx.y == 0 && column < length) total[column] = sum;
+}
+
+/// Runs the backward pass; `sums` [columns' sums] may be null.
+template <class T, bool kCentred>
+void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, const char* op,
+                       Stream stream) {
+  using A = accumulator_t<T>;
+  const int64_t width = (kCentred ? 2 : 1) * p.length;
+  Tensor partials;
+  const auto split = [&](int64_t max_blocks, int64_t rows_at_once) {
+    // Sums of fewer rows than this would cost more to add up than they save.
+    const int64_t least = 4 * rows_at_once;
+    p.rows_per_block = std::max(ceil_div(p.rows, max_blocks), least);
+    p.rows_per_block = ceil_div(p.rows_per_block, rows_at_once) * rows_at_once;
+    const int64_t blocks = ceil_div(p.rows, p.rows_per_block);
+    partials = empty({blocks, width}, dtype_of<A>, stream.device());
+    p.partials = partials.data<A>();
+    return static_cast<unsigned>(blocks);
+  };
+  const auto both = [&]<class Shape>() {
+    const unsigned blocks = split(Shape::kRowsPerBlock > 1 ? 1056 : 528, Shape::kRowsPerBlock);
+    launch(op, stream, {blocks, Shape::kBlockThreads}, norm_backward_both<T, kCentred, Shape>, p);
+  };
+  constexpr int kWidth = kPackWidth<T>;
+  bool done = false;
+  if constexpr (!std::is_same_v<T, double>) {
+    if (sums != nullptr && aligned && p.length <= 1024 * kWidth) {
+      if (p.length <= 32 * kWidth) {
+        both.template operator()<RowShape<32, kWidth, 1>>();
+      } else if (p.length <= 128 * kWidth) {
+        both.template operator()<RowShape<32, kWidth, 4>>();
+      } else if (p.length <= 512 * kWidth) {
+        both.template operator()<RowShape<256, kWidth, 2>>();
+      } else {
+        both.template operator()<RowShape<256, kWidth, 4>>();
+      }
+      done = true;
+    }
+  }
+  if (!done) {
+    dispatch_row_shape<T>(p.length, aligned, [&]<class Shape>() {
+      launch(op, stream, {Shape::blocks(p.rows), Shape::kBlockThreads},
+             norm_backward_rows<T, kCentred, Shape>, p);
+    });
+    if (sums == nullptr) return;
+    const auto column_blocks = static_cast<unsigned>(ceil_div(p.length, kNormColumns));
+    const unsigned row_blocks = split(std::max<int64_t>(1, 1056 / column_blocks), kNormLanes);
+    launch(op, stream, {dim3(column_blocks, row_blocks), dim3(kNormColumns, kNormLanes)},
+           norm_backward_columns<T, kCentred>, p);
+  }
+  launch(op, stream,
+         {static_cast<unsigned>(ceil_div(width, kNormColumns)), dim3(kNormColumns, kNormLanes)},
+         sum_partials<A>, p.partials, partials.size(0), width, sums);
+}
+
+}  // namespace weft::cuda

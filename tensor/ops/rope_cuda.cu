@@ -1,0 +1,137 @@
+#include "ops/rope_kernels.h"
+#include "ops/rows_cuda.cuh"
+
+namespace weft {
+namespace {
+
+using namespace cuda;
+
+constexpr int kThreads = 256;
+/// Heads that a thread turns by angles it has read once.
+constexpr int kHeads = 4;
+
+template <class T>
+struct Turn {
+  using A = accumulator_t<T>;
+  const T* in;
+  T* out;
+  int64_t in_strides[3], out_strides[3];  // of batch, token and head
+  int64_t tokens, heads, units;
+  const A* table;
+  int64_t table_rows, half, begin, channels;
+  const int64_t* rows;  // may be null
+  int64_t row_strides[2];
+  int64_t first_row;
+  A sign;  // of the sines
+};
+
+/// A thread takes kWidth pairs of channels of kHeads heads, or kWidth channels to be copied.
+template <class T, int kWidth>
+__global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
+  using A = accumulator_t<T>;
+  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (unit >= p.units) return;
+  const int64_t pairs = p.half / kWidth;
+  // In place, the channels that do not turn stay.
+  const int64_t copied = p.in == p.out ? 0 : p.channels / kWidth - 2 * pairs;
+  const int64_t pack = unit % (pairs + copied);
+  const int64_t groups = ceil_div(p.heads, kHeads);
+  const int64_t rest = unit / (pairs + copied);
+  const int64_t head = rest % groups * kHeads;
+  const int64_t b = rest / groups / p.tokens;
+  const int64_t t = rest / groups % p.tokens;
+  const T* const in = p.in + b * p.in_strides[0] + t * p.in_strides[1] + head * p.in_strides[2];
+  T* const out = p.out + b * p.out_strides[0] + t * p.out_strides[1] + head * p.out_strides[2];
+  const int64_t left = p.heads - head;
+  if (pack >= pairs) {
+    int64_t channel = (pack - pairs) * kWidth;
+    if (channel >= p.begin) channel += 2 * p.half;
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      if (h < left) {
+        store_pack(out + h * p.out_strides[2] + channel,
+                   load_pack<kWidth>(in + h * p.in_strides[2] + channel));
+      }
+    }
+    return;
+  }
+  int64_t row =
+      p.rows == nullptr ? p.first_row + t : p.rows[b * p.row_strides[0] + t * p.row_strides[1]];
+  row = row < 0 ? 0 : row < p.table_rows ? row : p.table_rows - 1;
+  const int64_t channel = p.begin + pack * kWidth;
+  Pack<T, kWidth> low[kHeads];
+  Pack<T, kWidth> high[kHeads];
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {
+    if (h < left) {
+      low[h] = load_pack<kWidth>(in + h * p.in_strides[2] + channel);
+      high[h] = load_pack<kWidth>(in + h * p.in_strides[2] + channel + p.half);
+    }
+  }
+  A cosines[kWidth];
+  A sines[kWidth];
+  const A* const angles = p.table + row * 2 * p.half + pack * kWidth;
+  load_values<kWidth>(angles, cosines);
+  load_values<kWidth>(angles + p.half, sines);
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {
+    if (h < left) {
+      A first[kWidth];
+      A second[kWidth];
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const A a = widen(low[h].values[k]);
+        const A b = widen(high[h].values[k]);
+        const A sine = sines[k] * p.sign;
+        first[k] = a * cosines[k] - b * sine;
+        second[k] = b * cosines[k] + a * sine;
+      }
+      store_values(out + h * p.out_strides[2] + channel, first);
+      store_values(out + h * p.out_strides[2] + channel + p.half, second);
+    }
+  }
+}
+
+}  // namespace
+
+void rope_cuda(RopeParams& params, Stream stream) {
+  const Tensor& x = params.x;
+  const Strides& in = x.strides();
+  const Strides& out = params.out.strides();
+  dispatch_floating(x.dtype(), "rope", [&]<class T>() {
+    using A = accumulator_t<T>;
+    Turn<T> p{.in = x.data<T>(),
+              .out = params.out.data<T>(),
+              .in_strides = {in[0], in[1], in[2]},
+              .out_strides = {out[0], out[1], out[2]},
+              .tokens = x.size(1),
+              .heads = x.size(2),
+              .units = 0,
+              .table = params.table.data<A>(),
+              .table_rows = params.table.size(0),
+              .half = params.table.size(1) / 2,
+              .begin = params.begin,
+              .channels = x.size(3),
+              .rows = params.rows.defined() ? params.rows.data<int64_t>() : nullptr,
+              .row_strides = {0, 0},
+              .first_row = params.first_row,
+              .sign = params.inverse ? A(-1) : A(1)};
+    if (p.rows != nullptr) {
+      p.row_strides[0] = params.rows.strides()[0];
+      p.row_strides[1] = params.rows.strides()[1];
+    }
+    constexpr int kWidth = kPackWidth<T>;
+    int64_t steps = p.half | p.begin | p.channels;
+    for (int axis = 0; axis < 3; ++axis) steps |= p.in_strides[axis] | p.out_strides[axis];
+    const bool aligned = steps % kWidth == 0 && is_aligned(p.in, 0) && is_aligned(p.out, 0) &&
+                         is_aligned(p.table, 0);
+    const int width = aligned ? kWidth : 1;
+    const int64_t kept = p.in == p.out ? 2 * p.half : p.channels;
+    const int64_t packs = (kept - p.half) / width;
+    p.units = x.size(0) * p.tokens * ceil_div(p.heads, kHeads) * packs;
+    const LaunchShape shape{blocks_for(p.units, kThreads), kThreads};
+    launch("rope", stream, shape, aligned ? turn<T, kWidth> : turn<T, 1>, p);
+  });
+}
+
+}  // namespace weft

@@ -1,0 +1,123 @@
+#include "weft/tensor/ops/reduce.h"
+
+#include "close_bounds.h"
+
+namespace weft {
+namespace {
+
+using test::expect_close;
+using test::expect_rounded;
+using test::expect_same;
+using test::in_all_layouts;
+using test::kFloating;
+using test::mirrored;
+using test::random_of_type;
+using test::random_tensor;
+
+class CudaReduce : public test::CudaTest {};
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+void expect_reductions(const Tensor& x, const Axes& axes) {
+  const Tensor g = mirrored(x);
+  const double count = static_cast<double>(x.numel());
+  expect_same(any(g, axes), any(x, axes), "any");
+  expect_same(all(g, axes), all(x, axes), "all");
+  if (is_floating(x.dtype())) {
+    expect_rounded(sum(g, axes), sum(x, axes), "sum", 1 + count / 50);
+    expect_rounded(mean(g, axes), mean(x, axes), "mean");
+    expect_rounded(var(g, axes), var(x, axes), "var");
+    for (const double p : {1.0, 2.0, 3.5, kInfinity}) {
+      expect_rounded(norm(g, axes, p), norm(x, axes, p), "norm", 4);
+    }
+    expect_rounded(logsumexp(g, axes), logsumexp(x, axes), "logsumexp", 4);
+  } else {
+    expect_same(sum(g, axes), sum(x, axes), "sum");
+  }
+  if (x.dtype() == DType::boolean) return;
+  expect_same(max(g, axes), max(x, axes), "max");
+  expect_same(min(g, axes), min(x, axes), "min");
+}
+
+void expect_arg(const Tensor& x, int axis) {
+  expect_same(argmax(mirrored(x), axis), argmax(x, axis), "argmax");
+  expect_same(argmin(mirrored(x), axis), argmin(x, axis), "argmin");
+}
+
+TEST_F(CudaReduce, EqualsTheCpuOverAnyAxesInEveryLayout) {
+  const std::vector<std::vector<int>> choices{{0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}};
+  for (const DType dtype : kEveryDType) {
+    for (const Tensor& x : in_all_layouts(random_of_type({7, 33, 24}, dtype, 1))) {
+      for (const auto& axes : choices) expect_reductions(x, axes);
+      if (dtype == DType::boolean) continue;
+      for (int axis = 0; axis < 3; ++axis) expect_arg(x, axis);
+    }
+  }
+}
+
+TEST_F(CudaReduce, EqualsTheCpuForLongAndShortAxes) {
+  for (const DType dtype : kEveryDType) {
+    for (const Shape& shape : std::vector<Shape>{{1, 1},
+                                                 {5, 9},
+                                                 {3, 40000},
+                                                 {40000, 3},
+                                                 {1, 300001},
+                                                 {65536, 16},
+                                                 {300, 2048},
+                                                 {2048, 300},
+                                                 {200000, 1}}) {
+      SCOPED_TRACE(testing::Message() << to_string(dtype) << " " << to_string(shape));
+      const Tensor x = random_of_type(shape, dtype, 2);
+      expect_reductions(x, 0);
+      expect_reductions(x, 1);
+      expect_reductions(x, {});
+      if (dtype == DType::boolean) continue;
+      expect_arg(x, 0);
+      expect_arg(x, 1);
+    }
+  }
+}
+
+TEST_F(CudaReduce, KeepsNanAndInfinity) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const DType dtype : kFloating) {
+    for (const int64_t length : {5, 400, 5000}) {
+      Tensor x = random_tensor({6, length}, dtype, 3);
+      x.select(0, 1).select(0, length / 2).fill_(nan);
+      x.select(0, 2).select(0, length - 1).fill_(kInfinity);
+      x.select(0, 3).fill_(-kInfinity);
+      x.select(0, 4).select(0, 0).fill_(-kInfinity);
+      const Tensor g = mirrored(x);
+      for (const int axis : {0, 1}) {
+        expect_arg(x, axis);
+        expect_same(max(g, axis), max(x, axis), "max");
+        expect_same(min(g, axis), min(x, axis), "min");
+        expect_rounded(logsumexp(g, axis), logsumexp(x, axis), "logsumexp", 4);
+        expect_rounded(norm(g, axis, kInfinity), norm(x, axis, kInfinity), "norm");
+      }
+    }
+  }
+}
+
+TEST_F(CudaReduce, ReducesNothing) {
+  for (const DType dtype : kFloating) {
+    const Tensor x = empty({4, 0, 3}, dtype);
+    const Tensor g = mirrored(x);
+    expect_same(sum(g, 1), sum(x, 1), "sum");
+    expect_same(mean(g, 1), mean(x, 1), "mean");
+    expect_same(any(g, 1), any(x, 1), "any");
+    expect_same(all(g, 1), all(x, 1), "all");
+    expect_same(logsumexp(g, 1), logsumexp(x, 1), "logsumexp");
+  }
+}
+
+TEST_F(CudaReduce, KeepsLongSumsAccurateAndRepeatsThem) {
+  const Tensor x = random_tensor({1 << 21}, DType::f32, 4, 0, 1);
+  const Tensor g = mirrored(x);
+  const Tensor total = sum(g);
+  expect_close(total, sum(x), 1e-6, 0, "sum");
+  for (int i = 0; i < 4; ++i) expect_same(sum(g), total.to(kCpu), "again");
+}
+
+}  // namespace
+}  // namespace weft

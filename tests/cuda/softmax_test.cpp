@@ -1,0 +1,80 @@
+#include "weft/tensor/ops/softmax.h"
+
+#include "close_bounds.h"
+
+namespace weft {
+namespace {
+
+using test::expect_rounded;
+using test::in_all_layouts;
+using test::kFloating;
+using test::mirrored;
+using test::random_tensor;
+
+class CudaSoftmax : public test::CudaTest {};
+
+void expect_forward(const Tensor& x, int axis) {
+  expect_rounded(softmax(mirrored(x), axis), softmax(x, axis), "softmax");
+  expect_rounded(log_softmax(mirrored(x), axis), log_softmax(x, axis), "log_softmax", 20);
+}
+
+void expect_backward(const Tensor& dy, const Tensor& x, int axis) {
+  const Tensor y = softmax(x, axis);
+  expect_rounded(softmax_backward(mirrored(dy), mirrored(y), axis), softmax_backward(dy, y, axis),
+                 "softmax_backward");
+  const Tensor log_y = log_softmax(x, axis);
+  // The sum of a row of dy is as long as the row.
+  expect_rounded(log_softmax_backward(mirrored(dy), mirrored(log_y), axis),
+                 log_softmax_backward(dy, log_y, axis), "log_softmax_backward", 40);
+}
+
+TEST_F(CudaSoftmax, EqualsTheCpuForRowsOfEveryLength) {
+  for (const DType dtype : kFloating) {
+    for (const int64_t length : test::row_lengths()) {
+      SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << length);
+      const Tensor x = random_tensor({test::rows_of(length), length}, dtype, 1, -9, 9);
+      expect_forward(x, -1);
+      expect_backward(random_tensor(x.shape(), dtype, 2), x, -1);
+    }
+  }
+}
+
+TEST_F(CudaSoftmax, EqualsTheCpuAlongEveryAxisInEveryLayout) {
+  for (const DType dtype : kFloating) {
+    const Tensor dense = random_tensor({5, 33, 24}, dtype, 3, -9, 9);
+    const Tensor dy = random_tensor({5, 33, 24}, dtype, 4);
+    for (const Tensor& x : in_all_layouts(dense)) {
+      for (int axis = 0; axis < 3; ++axis) {
+        expect_forward(x, axis);
+        expect_backward(dy, x, axis);
+      }
+    }
+  }
+}
+
+TEST_F(CudaSoftmax, KeepsInfinityAndNan) {
+  const double inf = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const DType dtype : kFloating) {
+    for (const int64_t length : {4, 64, 2048, 40000}) {
+      Tensor x = random_tensor({4, length}, dtype, 5);
+      x.select(0, 0).fill_(-inf);
+      x.select(0, 1).select(0, length - 1).fill_(nan);
+      x.select(0, 2).slice(0, 0, length / 2).fill_(-inf);
+      for (const int axis : {0, 1}) {
+        expect_forward(x, axis);
+        const Tensor dy = random_tensor(x.shape(), dtype, 6);
+        expect_backward(dy, x, axis);
+      }
+    }
+  }
+}
+
+TEST_F(CudaSoftmax, TakesNoRowsAndManyRows) {
+  expect_forward(random_tensor({0, 7}, DType::f32), -1);
+  expect_forward(random_tensor({70000, 9}, DType::bf16), -1);
+  expect_forward(random_tensor({70001, 8}, DType::f32), -1);
+}
+
+}  // namespace
+}  // namespace weft

@@ -1,0 +1,196 @@
+// Ops that read and write at places that indices name, and those along a line.
+#include "weft/tensor/error.h"
+#include "weft/tensor/ops/cumsum.h"
+#include "weft/tensor/ops/embedding.h"
+#include "weft/tensor/ops/gather.h"
+#include "weft/tensor/ops/topk.h"
+
+#include "close_bounds.h"
+
+namespace weft {
+namespace {
+
+using test::expect_close;
+using test::expect_rounded;
+using test::expect_same;
+using test::in_all_layouts;
+using test::kFloating;
+using test::mirrored;
+using test::random_of_type;
+using test::random_tensor;
+
+class CudaTables : public test::CudaTest {};
+
+constexpr DType kIndexTypes[] = {DType::i64, DType::i32};
+
+Tensor indices(const Shape& shape, int64_t size, DType dtype, uint64_t seed) {
+  return random_tensor(shape, dtype, seed, 0, static_cast<double>(size));
+}
+
+TEST_F(CudaTables, Gathers) {
+  for (const DType dtype : kEveryDType) {
+    for (const DType index_type : kIndexTypes) {
+      for (const Tensor& x : in_all_layouts(random_of_type({9, 12, 32}, dtype, 1))) {
+        for (int axis = 0; axis < 3; ++axis) {
+          Shape shape{7, 11, 16};
+          shape[axis] = 21;
+          const Tensor index = indices(shape, x.size(axis), index_type, 2);
+          for (const Tensor& at : in_all_layouts(index)) {
+            expect_same(gather(mirrored(x), axis, mirrored(at)), gather(x, axis, at), "gather");
+          }
+          const Tensor list = indices({5}, x.size(axis), index_type, 3);
+          expect_same(index_select(mirrored(x), axis, mirrored(list)), index_select(x, axis, list),
+                      "index_select");
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaTables, AddsAtIndices) {
+  for (const DType dtype :
+       {DType::f64, DType::f32, DType::bf16, DType::f16, DType::i64, DType::i32}) {
+    for (const DType index_type : kIndexTypes) {
+      for (const Tensor& x : in_all_layouts(random_of_type({9, 12, 32}, dtype, 1))) {
+        for (int axis = 0; axis < 3; ++axis) {
+          Shape shape{7, 11, 16};
+          shape[axis] = 21;
+          const Tensor index = indices(shape, x.size(axis), index_type, 2);
+          const Tensor source = random_of_type(shape, dtype, 4);
+          expect_rounded(scatter_add(mirrored(x), axis, mirrored(index), mirrored(source)),
+                         scatter_add(x, axis, index, source), "scatter_add", 8);
+          Shape rows = x.shape();
+          rows[axis] = 300;
+          const Tensor list = indices({300}, x.size(axis), index_type, 3);
+          const Tensor added = random_of_type(rows, dtype, 5);
+          expect_rounded(index_add(mirrored(x), axis, mirrored(list), mirrored(added)),
+                         index_add(x, axis, list, added), "index_add", 32);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaTables, AddsIntoVectors) {
+  for (const DType dtype : {DType::f64, DType::f32, DType::i64, DType::i32}) {
+    const Tensor x = random_of_type({100}, dtype, 1);
+    const Tensor index = indices({5000}, 100, DType::i64, 2);
+    const Tensor source = random_of_type({5000}, dtype, 3);
+    expect_rounded(scatter_add(mirrored(x), 0, mirrored(index), mirrored(source)),
+                   scatter_add(x, 0, index, source), "scatter_add", 32);
+  }
+}
+
+TEST_F(CudaTables, LooksUpEmbeddings) {
+  for (const DType dtype : kEveryDType) {
+    for (const DType index_type : kIndexTypes) {
+      for (const int64_t width : {1, 7, 64, 768}) {
+        const Tensor dense = random_of_type({50, width}, dtype, 1);
+        const Tensor ids = indices({3, 40}, 50, index_type, 2);
+        for (const Tensor& table : {dense, test::with_gaps(dense)}) {
+          expect_same(embedding(mirrored(table), mirrored(ids)), embedding(table, ids),
+                      "embedding");
+        }
+      }
+    }
+  }
+}
+
+/// Ids of which a share are all one.
+Tensor skewed_ids(int64_t count, int64_t vocabulary, DType dtype, double share) {
+  Tensor ids = indices({count}, vocabulary, dtype, 7);
+  ids.slice(0, 0, static_cast<int64_t>(share * static_cast<double>(count))).fill_(vocabulary / 2);
+  return ids;
+}
+
+TEST_F(CudaTables, AddsUpEmbeddingGradients) {
+  for (const DType dtype : kFloating) {
+    for (const DType index_type : kIndexTypes) {
+      for (const int64_t width : {1, 33, 64, 1500}) {
+        for (const int64_t count : {1, 63, 64, 65, 1000}) {
+          for (const double share : {0.0, 0.4, 1.0}) {
+            SCOPED_TRACE(testing::Message() << to_string(dtype) << " " << count << " x " << width);
+            const Tensor ids = skewed_ids(count, 90, index_type, share);
+            const Tensor dy = random_tensor({count, width}, dtype, 2);
+            // Hundreds of rows may have one id.
+            expect_rounded(embedding_backward(mirrored(dy), mirrored(ids), 90),
+                           embedding_backward(dy, ids, 90), "embedding_backward", 100);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaTables, RepeatsEmbeddingGradientsToTheBit) {
+  const Tensor ids = mirrored(skewed_ids(20000, 3000, DType::i64, 0.3));
+  const Tensor dy = mirrored(random_tensor({20000, 64}, DType::f32, 2));
+  const Tensor first = embedding_backward(dy, ids, 3000).to(kCpu);
+  for (int i = 0; i < 4; ++i) expect_same(embedding_backward(dy, ids, 3000), first, "again");
+}
+
+TEST_F(CudaTables, RefusesIndicesOutside) {
+  const Tensor x = mirrored(random_tensor({4, 5}, DType::f32));
+  const Tensor bad = mirrored(from_vector<int64_t>({0, 4}, {2}));
+  EXPECT_THROW(embedding(x, bad), IndexError);
+  EXPECT_THROW(index_select(x, 0, bad), IndexError);
+  EXPECT_THROW(embedding_backward(x.slice(0, 0, 2), bad, 4), IndexError);
+}
+
+TEST_F(CudaTables, SumsUpAlongAnyAxis) {
+  for (const DType dtype : kEveryDType) {
+    for (const Shape& shape : std::vector<Shape>{{1}, {15}, {3, 5000}, {5000, 3}, {4, 2049, 5}}) {
+      const Tensor x = random_of_type(shape, dtype, 1);
+      for (int axis = 0; axis < x.rank(); ++axis) {
+        for (const bool exclusive : {false, true}) {
+          for (const bool reverse : {false, true}) {
+            expect_rounded(cumsum(mirrored(x), axis, exclusive, reverse),
+                           cumsum(x, axis, exclusive, reverse), "cumsum", 10);
+          }
+        }
+      }
+    }
+  }
+}
+
+void expect_topk(const Tensor& x, int64_t k, int axis) {
+  const TopK cpu = topk(x, k, axis);
+  const TopK gpu = topk(mirrored(x), k, axis);
+  expect_same(gpu.indices, cpu.indices, "indices");
+  expect_same(gpu.values, cpu.values, "values");
+}
+
+TEST_F(CudaTables, FindsTheLargest) {
+  for (const DType dtype : kEveryDType) {
+    if (dtype == DType::boolean) continue;
+    for (const int64_t length : {1, 2, 255, 257, 1000, 40000}) {
+      for (const int64_t k : {1, 5, 64, 700, 6000}) {
+        if (k > length) continue;
+        SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << k << " of " << length);
+        // Integers have many equals.
+        expect_topk(random_of_type({5, length}, dtype, 1), k, -1);
+      }
+      expect_topk(random_of_type({2, length}, dtype, 2), length, -1);
+    }
+    for (const Tensor& x : in_all_layouts(random_of_type({6, 300, 4}, dtype, 3))) {
+      for (int axis = 0; axis < 3; ++axis) expect_topk(x, 3, axis);
+    }
+  }
+}
+
+TEST_F(CudaTables, OrdersNanZerosAndInfinity) {
+  const double inf = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<double> some{0.0, -0.0, nan, inf, -inf, 1.0, -1.0, 0.0, nan, -inf, inf, 1e-7};
+  for (const DType dtype : kFloating) {
+    for (const int64_t repeat : {1, 40}) {
+      const auto count = static_cast<int64_t>(some.size());
+      const Tensor x =
+          from_vector(some, {1, count}).to(dtype).expand({repeat, count}).reshape({1, -1});
+      for (const int64_t k : {1, 3, 9, 12}) expect_topk(x, k * repeat, -1);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace weft
