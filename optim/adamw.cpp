@@ -14,7 +14,7 @@ namespace weft::optim {
 namespace {
 
 constexpr Kernel<void(const AdamWParams&, Stream)> kAdamW{"adamw", &adamw_cpu,
-                                                          WEFT_NO_CUDA_KERNEL(adamw_cuda)};
+                                                          WEFT_CUDA_KERNEL(adamw_cuda)};
 
 }  // namespace
 

@@ -15,11 +15,11 @@ namespace weft::optim {
 namespace {
 
 constexpr Kernel<double(std::span<const Tensor>, Stream)> kSumOfSquares{
-    "grad_norm", &sum_of_squares_cpu, WEFT_NO_CUDA_KERNEL(sum_of_squares_cuda)};
+    "grad_norm", &sum_of_squares_cpu, WEFT_CUDA_KERNEL(sum_of_squares_cuda)};
 constexpr Kernel<void(std::span<Tensor>, double, Stream)> kScale{"clip_grad_norm", &scale_cpu,
-                                                                 WEFT_NO_CUDA_KERNEL(scale_cuda)};
+                                                                 WEFT_CUDA_KERNEL(scale_cuda)};
 constexpr Kernel<int64_t(const Tensor&, Stream)> kFindNonFinite{
-    "find_non_finite_grad", &find_non_finite_cpu, WEFT_NO_CUDA_KERNEL(find_non_finite_cuda)};
+    "find_non_finite_grad", &find_non_finite_cpu, WEFT_CUDA_KERNEL(find_non_finite_cuda)};
 
 /// The gradients, dense, with those of one device side by side.
 std::vector<Tensor> dense_grads(const NamedParameters& parameters) {

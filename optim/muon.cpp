@@ -19,11 +19,11 @@ namespace weft::optim {
 namespace {
 
 constexpr Kernel<void(const MuonParams&, Tensor&, Stream)> kMomentum{
-    "muon", &muon_momentum_cpu, WEFT_NO_CUDA_KERNEL(muon_momentum_cuda)};
+    "muon", &muon_momentum_cpu, WEFT_CUDA_KERNEL(muon_momentum_cuda)};
 constexpr Kernel<void(const MuonParams&, const Tensor&, Tensor&, Stream)> kDirection{
-    "muon", &muon_direction_cpu, WEFT_NO_CUDA_KERNEL(muon_direction_cuda)};
+    "muon", &muon_direction_cpu, WEFT_CUDA_KERNEL(muon_direction_cuda)};
 constexpr Kernel<void(const MuonParams&, const Tensor&, Stream)> kApply{
-    "muon", &muon_apply_cpu, WEFT_NO_CUDA_KERNEL(muon_apply_cuda)};
+    "muon", &muon_apply_cpu, WEFT_CUDA_KERNEL(muon_apply_cuda)};
 
 /// Matrices of one shape go through the products together, up to this many elements at a time.
 constexpr int64_t kBatchElements = int64_t{1} << 23;

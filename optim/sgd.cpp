@@ -12,8 +12,7 @@
 namespace weft::optim {
 namespace {
 
-constexpr Kernel<void(const SgdParams&, Stream)> kSgd{"sgd", &sgd_cpu,
-                                                      WEFT_NO_CUDA_KERNEL(sgd_cuda)};
+constexpr Kernel<void(const SgdParams&, Stream)> kSgd{"sgd", &sgd_cpu, WEFT_CUDA_KERNEL(sgd_cuda)};
 
 }  // namespace
 

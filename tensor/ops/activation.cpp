@@ -12,14 +12,14 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(Activation, const Tensor&, Tensor&, Stream)> kForward{
-    "activation", &activation_forward_cpu, WEFT_NO_CUDA_KERNEL(activation_forward_cuda)};
+    "activation", &activation_forward_cpu, WEFT_CUDA_KERNEL(activation_forward_cuda)};
 constexpr Kernel<void(Activation, const Tensor&, const Tensor&, Tensor&, Stream)> kBackward{
-    "activation_backward", &activation_backward_cpu, WEFT_NO_CUDA_KERNEL(activation_backward_cuda)};
+    "activation_backward", &activation_backward_cpu, WEFT_CUDA_KERNEL(activation_backward_cuda)};
 constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, Stream)> kSwigluForward{
-    "swiglu", &swiglu_forward_cpu, WEFT_NO_CUDA_KERNEL(swiglu_forward_cuda)};
+    "swiglu", &swiglu_forward_cpu, WEFT_CUDA_KERNEL(swiglu_forward_cuda)};
 constexpr Kernel<void(const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, Stream)>
     kSwigluBackward{"swiglu_backward", &swiglu_backward_cpu,
-                    WEFT_NO_CUDA_KERNEL(swiglu_backward_cuda)};
+                    WEFT_CUDA_KERNEL(swiglu_backward_cuda)};
 
 void check_floating(const char* op, const char* name, const Tensor& tensor) {
   WEFT_CHECK(tensor.defined(), ShapeError, "{}: {} is undefined", op, name);

@@ -15,12 +15,12 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const CrossEntropyRows&, Tensor&, Tensor&, Stream)> kForward{
-    "cross_entropy", &cross_entropy_forward_cpu, WEFT_NO_CUDA_KERNEL(cross_entropy_forward_cuda)};
+    "cross_entropy", &cross_entropy_forward_cpu, WEFT_CUDA_KERNEL(cross_entropy_forward_cuda)};
 constexpr Kernel<void(const CrossEntropyRows&, const Tensor&, const Tensor&, Tensor&, Stream)>
     kBackward{"cross_entropy_backward", &cross_entropy_backward_cpu,
-              WEFT_NO_CUDA_KERNEL(cross_entropy_backward_cuda)};
+              WEFT_CUDA_KERNEL(cross_entropy_backward_cuda)};
 constexpr Kernel<void(CrossEntropyRows&, Tensor&, Tensor&, Stream)> kBoth{
-    "linear_cross_entropy", &cross_entropy_both_cpu, WEFT_NO_CUDA_KERNEL(cross_entropy_both_cuda)};
+    "linear_cross_entropy", &cross_entropy_both_cpu, WEFT_CUDA_KERNEL(cross_entropy_both_cuda)};
 
 struct CheckedTargets {
   Tensor targets;       // i64, dense

@@ -10,7 +10,7 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, Tensor&, bool, bool, Stream)> kCumsum{
-    "cumsum", &cumsum_cpu, WEFT_NO_CUDA_KERNEL(cumsum_cuda)};
+    "cumsum", &cumsum_cpu, WEFT_CUDA_KERNEL(cumsum_cuda)};
 
 }  // namespace
 

@@ -12,10 +12,9 @@ namespace weft {
 namespace {
 
 using Launcher = void(const Tensor&, const Tensor&, Tensor&, Stream);
-constexpr Kernel<Launcher> kForward{"embedding", &embedding_cpu,
-                                    WEFT_NO_CUDA_KERNEL(embedding_cuda)};
+constexpr Kernel<Launcher> kForward{"embedding", &embedding_cpu, WEFT_CUDA_KERNEL(embedding_cuda)};
 constexpr Kernel<Launcher> kBackward{"embedding_backward", &embedding_backward_cpu,
-                                     WEFT_NO_CUDA_KERNEL(embedding_backward_cuda)};
+                                     WEFT_CUDA_KERNEL(embedding_backward_cuda)};
 
 /// The ids as a dense list.
 Tensor checked_ids(const char* op, const Tensor& ids, const Tensor& other, int64_t vocabulary) {

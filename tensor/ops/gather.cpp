@@ -12,9 +12,9 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, int, const Tensor&, Tensor&, Stream)> kGather{
-    "gather", &gather_cpu, WEFT_NO_CUDA_KERNEL(gather_cuda)};
+    "gather", &gather_cpu, WEFT_CUDA_KERNEL(gather_cuda)};
 constexpr Kernel<void(Tensor&, int, const Tensor&, const Tensor&, Stream)> kScatterAdd{
-    "scatter_add", &scatter_add_cpu, WEFT_NO_CUDA_KERNEL(scatter_add_cuda)};
+    "scatter_add", &scatter_add_cpu, WEFT_CUDA_KERNEL(scatter_add_cuda)};
 
 int checked_axis(const char* op, const Tensor& x, int axis, const Tensor& index) {
   WEFT_CHECK(x.defined() && index.defined(), ShapeError, "{}: undefined tensor", op);

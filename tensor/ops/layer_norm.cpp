@@ -11,9 +11,9 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(LayerNormForwardParams&, Stream)> kForward{
-    "layer_norm", &layer_norm_forward_cpu, WEFT_NO_CUDA_KERNEL(layer_norm_forward_cuda)};
+    "layer_norm", &layer_norm_forward_cpu, WEFT_CUDA_KERNEL(layer_norm_forward_cuda)};
 constexpr Kernel<void(LayerNormBackwardParams&, Stream)> kBackward{
-    "layer_norm_backward", &layer_norm_backward_cpu, WEFT_NO_CUDA_KERNEL(layer_norm_backward_cuda)};
+    "layer_norm_backward", &layer_norm_backward_cpu, WEFT_CUDA_KERNEL(layer_norm_backward_cuda)};
 
 }  // namespace
 

@@ -10,7 +10,7 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const ReduceParams&, const Tensor&, Tensor&, Stream)> kReduce{
-    "reduce", &reduce_cpu, WEFT_NO_CUDA_KERNEL(reduce_cuda)};
+    "reduce", &reduce_cpu, WEFT_CUDA_KERNEL(reduce_cuda)};
 
 unsigned mask_of(const char* op, const Tensor& x, const Axes& axes) {
   WEFT_CHECK(x.defined(), ShapeError, "{}: undefined tensor", op);

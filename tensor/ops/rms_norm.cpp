@@ -11,9 +11,9 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(RmsNormForwardParams&, Stream)> kForward{
-    "rms_norm", &rms_norm_forward_cpu, WEFT_NO_CUDA_KERNEL(rms_norm_forward_cuda)};
+    "rms_norm", &rms_norm_forward_cpu, WEFT_CUDA_KERNEL(rms_norm_forward_cuda)};
 constexpr Kernel<void(RmsNormBackwardParams&, Stream)> kBackward{
-    "rms_norm_backward", &rms_norm_backward_cpu, WEFT_NO_CUDA_KERNEL(rms_norm_backward_cuda)};
+    "rms_norm_backward", &rms_norm_backward_cpu, WEFT_CUDA_KERNEL(rms_norm_backward_cuda)};
 
 void check_inputs(const char* op, const Tensor& x, const Tensor& gain, double eps) {
   check_row_input(op, x);

@@ -17,8 +17,7 @@
 namespace weft {
 namespace {
 
-constexpr Kernel<void(RopeParams&, Stream)> kRope{"rope", &rope_cpu,
-                                                  WEFT_NO_CUDA_KERNEL(rope_cuda)};
+constexpr Kernel<void(RopeParams&, Stream)> kRope{"rope", &rope_cpu, WEFT_CUDA_KERNEL(rope_cuda)};
 
 /// Cosines and sines of the given positions, or of 0, 1, ... where `positions` is null.
 template <class A>

@@ -11,9 +11,9 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, Tensor&, bool, Stream)> kForward{
-    "softmax", &softmax_cpu, WEFT_NO_CUDA_KERNEL(softmax_cuda)};
+    "softmax", &softmax_cpu, WEFT_CUDA_KERNEL(softmax_cuda)};
 constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, bool, Stream)> kBackward{
-    "softmax_backward", &softmax_backward_cpu, WEFT_NO_CUDA_KERNEL(softmax_backward_cuda)};
+    "softmax_backward", &softmax_backward_cpu, WEFT_CUDA_KERNEL(softmax_backward_cuda)};
 
 int checked_axis(const char* op, const Tensor& x, int axis) {
   WEFT_CHECK(x.defined(), ShapeError, "{}: undefined tensor", op);

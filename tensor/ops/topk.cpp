@@ -10,8 +10,8 @@
 namespace weft {
 namespace {
 
-constexpr Kernel<void(const Tensor&, Tensor&, Tensor&, Stream)> kTopK{
-    "topk", &topk_cpu, WEFT_NO_CUDA_KERNEL(topk_cuda)};
+constexpr Kernel<void(const Tensor&, Tensor&, Tensor&, Stream)> kTopK{"topk", &topk_cpu,
+                                                                      WEFT_CUDA_KERNEL(topk_cuda)};
 
 }  // namespace
 
