@@ -206,7 +206,7 @@ one_line() { tr -d '\n' | sed 's/^ *//; s/  */ /g'; }
 # number KEY: the first number behind "KEY": in JSON from standard input.
 number() { grep -oE "\"$1\": *[-+.0-9eE]+" | head -n 1 | sed 's/.*: *//'; }
 # json_text: standard input as a JSON string.
-json_text() { tr -d '\r' | sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' | awk '{ printf "%s%s", sep, $0; sep = "\\n" }' | sed 's/^/"/; s/$/"/'; }
+json_text() { iconv -c -f UTF-8 -t UTF-8 | tr -d '\000-\010\013-\037' | sed 's/\\/\\\\/g; s/"/\\"/g; s/\t/\\t/g' | awk '{ printf "%s%s", sep, $0; sep = "\\n" }' | sed 's/^/"/; s/$/"/'; }
 
 # parameters_of FLAGS...: parameters of the model.
 parameters_of() {
@@ -239,7 +239,7 @@ stop_and_resume() {
   local step=$1 run=$2 log=$3 pid checkpoint
   shift
   checkpoint=$run/checkpoints/step-$(printf %08d "$step").h5
-  train_stage "$@" --save-every "$step" &
+  train_stage "$@" --save-every "$step" 2>/dev/null &
   pid=$!
   until [[ -e $checkpoint ]] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
   # The program, which is the only child of the function's shell. SIGINT is ignored in the background.
