@@ -126,7 +126,7 @@ case $experiment in
     optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
     stages_of() {
       local keys=builtin:needle:digits=3,keys=1
-      echo "256/16/250/$keys"
+      echo "256/16/500/$keys"
       echo "$length/8/$steps/$keys"
     }
     asa=window=$window,$blocks,local=4,rope-dim=32,query-run=2
