@@ -290,8 +290,9 @@ void append(std::vector<int64_t>& key, const HeadsView& view) {
   key.insert(key.end(), {view.batch_stride, view.row_stride, view.head_stride});
 }
 
-/// Everything that a plan depends on: equal keys may share one.
-std::vector<int64_t> plan_key(const FlashAttentionParams& p, int device) {
+}  // namespace
+
+std::vector<int64_t> cudnn_plan_key(const FlashAttentionParams& p, int device) {
   std::vector<int64_t> key{device,          static_cast<int64_t>(p.dtype),
                            p.batch,         p.queries,
                            p.keys,          p.heads,
@@ -303,11 +304,13 @@ std::vector<int64_t> plan_key(const FlashAttentionParams& p, int device) {
   return key;
 }
 
-std::vector<int64_t> plan_key(const FlashAttentionBackwardParams& p, int device) {
-  std::vector<int64_t> key = plan_key(static_cast<const FlashAttentionParams&>(p), device);
+std::vector<int64_t> cudnn_plan_key(const FlashAttentionBackwardParams& p, int device) {
+  std::vector<int64_t> key = cudnn_plan_key(static_cast<const FlashAttentionParams&>(p), device);
   for (const HeadsView& view : {p.dout, p.dq, p.dk, p.dv}) append(key, view);
   return key;
 }
+
+namespace {
 
 /// Plans made so far and the reasons where there is none. Never destroyed: plans must not outlive
 /// the CUDA runtime's own shutdown, nor go before graphs that hold their kernels.
@@ -343,7 +346,7 @@ template <class Params, class Make>
 const CudnnAttention* cached_plan(const Params& params, int device, const Make& make,
                                   std::string* refusal) {
   static PlanCache& cache = *new PlanCache;
-  return cache.find_or_make(plan_key(params, device), make, refusal);
+  return cache.find_or_make(cudnn_plan_key(params, device), make, refusal);
 }
 
 }  // namespace

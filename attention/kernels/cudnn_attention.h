@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cuda/cudnn_graph.h"
 #include "kernels/flash_attention_kernels.h"
@@ -50,6 +52,10 @@ class CudnnAttention {
 /// Why cuDNN is not asked for this problem, or an empty text. It may refuse others still.
 std::string cudnn_attention_limits(const FlashAttentionParams& params);
 std::string cudnn_attention_limits(const FlashAttentionBackwardParams& params);
+
+/// What a plan depends on: problems with equal keys may share one.
+std::vector<int64_t> cudnn_plan_key(const FlashAttentionParams& params, int device);
+std::vector<int64_t> cudnn_plan_key(const FlashAttentionBackwardParams& params, int device);
 
 /// The plan for a problem within those limits on the handle's device, made once and kept for the
 /// life of the process, as captured CUDA graphs need; null where cuDNN refuses, with its reason in
