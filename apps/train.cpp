@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include "weft/io/run_folder.h"
+#include "weft/tensor/determinism.h"
 #include "weft/tensor/parallel.h"
 
 #include "commands.h"
+#include "common/attention_log.h"
 #include "common/exit_code.h"
 #include "common/options.h"
 #include "common/signals.h"
@@ -29,7 +31,10 @@ int train(const std::vector<std::string>& arguments) {
   const StopSignals signals;
   if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
 
+  set_deterministic(config.deterministic);
+
   Console console(config.console);
+  const AttentionLog attention(config.attention_backend, console);
   RunPlan plan(config);
   plan.describe(console);
   if (config.dry_run) return kDone;

@@ -1,8 +1,9 @@
-# weft_add_library(<folder> SOURCES ... [CUDA_SOURCES ...] [LINKS <weft targets>...] [PRIVATE_LINKS ...])
+# weft_add_library(<folder> SOURCES ... [CUDA_SOURCES ...] [CUDNN_SOURCES ...] [LINKS <weft targets>...] [PRIVATE_LINKS ...])
 # One static (or shared, with BUILD_SHARED_LIBS) library per folder: target weft_<folder>, alias weft::<folder>,
-# public headers under <folder>/include, private headers beside the sources. CUDA_SOURCES are built with the CUDA backend alone.
+# public headers under <folder>/include, private headers beside the sources. CUDA_SOURCES are built with the CUDA backend alone,
+# CUDNN_SOURCES where that has cuDNN.
 function(weft_add_library folder)
-  cmake_parse_arguments(ARG "" "" "SOURCES;CUDA_SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "SOURCES;CUDA_SOURCES;CUDNN_SOURCES;LINKS;PRIVATE_LINKS" ${ARGN})
   set(target weft_${folder})
   add_library(${target} ${ARG_SOURCES})
   add_library(weft::${folder} ALIAS ${target})
@@ -13,6 +14,11 @@ function(weft_add_library folder)
     PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
   target_compile_features(${target} PUBLIC cxx_std_20)
   target_link_libraries(${target} PUBLIC ${ARG_LINKS} PRIVATE $<BUILD_INTERFACE:weft_flags> ${ARG_PRIVATE_LINKS})
+  if(WEFT_HAVE_CUDNN AND ARG_CUDNN_SOURCES)
+    list(APPEND ARG_CUDA_SOURCES ${ARG_CUDNN_SOURCES})
+    target_include_directories(${target} SYSTEM PRIVATE ${CUDNN_INCLUDE_DIR})
+    target_link_libraries(${target} PRIVATE ${CUDNN_LIBRARY})
+  endif()
   if(WEFT_HAVE_CUDA AND ARG_CUDA_SOURCES)
     target_sources(${target} PRIVATE ${ARG_CUDA_SOURCES})
     target_link_libraries(${target} PRIVATE CUDA::cudart_static)

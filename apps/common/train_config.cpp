@@ -49,7 +49,11 @@ void TrainConfig::add_to(Options& options) {
   options.group("Machine");
   options.add("device", &device, "auto, cpu, cuda or cuda:N");
   options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
-  options.add("deterministic", &deterministic, "same seed, build and device give the same bits");
+  options.add("deterministic", &deterministic,
+              "same seed, build and device give the same bits; on a GPU at a price in speed");
+  options.add("attention-backend", &attention_backend,
+              "whose kernels compute full attention; reference keeps all scores in memory",
+              {"automatic", "cudnn", "weft", "reference"});
   options.group("This call");
   options.add("dry-run", &dry_run, "show what would be trained and its memory, then stop")
       .not_in_config();

@@ -44,7 +44,8 @@ struct TrainConfig {
   // Machine
   std::string device = "auto";
   int64_t threads = 0;
-  bool deterministic = true;
+  bool deterministic = false;
+  std::string attention_backend = "automatic";
 
   // This call alone
   bool dry_run = false;

@@ -44,7 +44,7 @@ FlashAttentionOutput flash_attention_forward(const Tensor& q, const Tensor& k, c
                                              const FlashAttentionOptions& options = {});
 
 /// Gradients of flash_attention_forward from dout [B, T, H, Dv], its inputs, its two results and
-/// the same options. Deterministic; keys and values of a group sum over its query heads.
+/// the same options. Deterministic, but for cuDNN unless is_deterministic(); groups sum over heads.
 /// Source: arXiv 2307.08691, algorithm 2.
 FlashAttentionGradients flash_attention_backward(const Tensor& dout, const Tensor& q,
                                                  const Tensor& k, const Tensor& v, const Tensor& o,
