@@ -62,15 +62,16 @@ void check_smoothing(const char* op, double label_smoothing) {
 
 /// Rows of logits held at a time: as many as fit the last-level cache, but where classes are many
 /// enough rows that products run at full speed and that the traffic of the weight and its gradient,
-/// which every chunk reads, does not dominate.
-int64_t choose_chunk_rows(int64_t rows, int64_t classes, size_t element_bytes) {
+/// which every chunk reads, does not dominate. A GPU's products and memory are faster by more than
+/// its cache is larger, so it takes more.
+int64_t choose_chunk_rows(int64_t rows, int64_t classes, size_t element_bytes, Device device) {
   constexpr int64_t kCacheBytes = int64_t{16} << 20;
-  constexpr int64_t kMaxBytes = int64_t{128} << 20;
-  constexpr int64_t kGoodRows = 512;
   constexpr int64_t kMinRows = 64;
+  const int64_t max_bytes = int64_t{device.is_cpu() ? 128 : 1024} << 20;
+  const int64_t good_rows = device.is_cpu() ? 512 : 4096;
   const int64_t row_bytes = classes * static_cast<int64_t>(element_bytes);
   const int64_t largest =
-      std::max({kCacheBytes / row_bytes, std::min(kGoodRows, kMaxBytes / row_bytes), kMinRows});
+      std::max({kCacheBytes / row_bytes, std::min(good_rows, max_bytes / row_bytes), kMinRows});
   const int64_t chunks = (rows + largest - 1) / largest;
   return chunks <= 1 ? rows : (rows + chunks - 1) / chunks;
 }
@@ -165,8 +166,9 @@ LinearCrossEntropyResult linear_cross_entropy_forward(const Tensor& hidden, cons
   }
   const bool want_gradients = options.want_dhidden || options.want_dweight;
   const int64_t chunk = std::max<int64_t>(
-      1, std::min(n, options.chunk_rows > 0 ? options.chunk_rows
-                                            : choose_chunk_rows(n, classes, size_of(accumulator))));
+      1, std::min(n, options.chunk_rows > 0
+                         ? options.chunk_rows
+                         : choose_chunk_rows(n, classes, size_of(accumulator), device)));
   Tensor logits_buffer = empty({chunk, classes}, accumulator, device);
   Tensor logsumexp_buffer = empty({chunk}, accumulator, device);
   // Gradients of the logits are kept for a loss of each row of 1, in [-1, 1], so that f16 holds
