@@ -17,7 +17,7 @@ namespace {
 using gpu::BackwardProblem;
 using gpu::ForwardPlan;
 using gpu::Problem;
-using gpu::RowsView;
+using gpu::rows_view;
 
 /// Keys of a part, where the keys of few rows are cut; a multiple of the keys of any tile.
 constexpr int64_t kPartKeys = 256;
@@ -26,17 +26,6 @@ constexpr int64_t kMostParts = 256;
 
 int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
-}
-
-RowsView rows_view(const HeadsView& view, DType dtype, int64_t dim) {
-  const auto size = static_cast<int64_t>(size_of(dtype));
-  const auto even = [&](int64_t elements) { return elements * size % 16 == 0; };
-  return {.data = view.data,
-          .batch_stride = view.batch_stride,
-          .row_stride = view.row_stride,
-          .head_stride = view.head_stride,
-          .vectors = reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && even(dim) &&
-                     even(view.batch_stride) && even(view.row_stride) && even(view.head_stride)};
 }
 
 int checked_int(const char* op, const char* name, int64_t value) {

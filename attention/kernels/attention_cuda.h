@@ -25,6 +25,19 @@ struct RowsView {
   }
 };
 
+/// `dim`: elements of a row.
+inline RowsView rows_view(const HeadsView& view, DType dtype, int64_t dim) {
+  const auto even = [size = static_cast<int64_t>(size_of(dtype))](int64_t elements) {
+    return elements * size % 16 == 0;
+  };
+  return {.data = view.data,
+          .batch_stride = view.batch_stride,
+          .row_stride = view.row_stride,
+          .head_stride = view.head_stride,
+          .vectors = reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && even(dim) &&
+                     even(view.batch_stride) && even(view.row_stride) && even(view.head_stride)};
+}
+
 /// Widths of tiles are whole steps of a product.
 constexpr int padded(int64_t width) {
   return static_cast<int>((width + 15) / 16 * 16);

@@ -289,24 +289,12 @@ int as_int(const char* name, int64_t value) {
   return static_cast<int>(value);
 }
 
-RowsView rows_view(const HeadsView& view, size_t size, int64_t dim) {
-  const auto even = [&](int64_t elements) {
-    return elements * static_cast<int64_t>(size) % 16 == 0;
-  };
-  return {.data = view.data,
-          .batch_stride = view.batch_stride,
-          .row_stride = view.row_stride,
-          .head_stride = view.head_stride,
-          .vectors = reinterpret_cast<uintptr_t>(view.data) % 16 == 0 && even(dim) &&
-                     even(view.batch_stride) && even(view.row_stride) && even(view.head_stride)};
-}
-
 }  // namespace
 
 void select_blocks_cuda(const BlockSelectionParams& p, Stream stream) {
   Arguments a{};
-  a.q = rows_view(p.q, size_of(p.dtype), p.dim);
-  a.k = rows_view(p.k, size_of(p.dtype), p.dim);
+  a.q = rows_view(p.q, p.dtype, p.dim);
+  a.k = rows_view(p.k, p.dtype, p.dim);
   a.lse = p.lse;
   a.offsets = p.offsets;
   a.blocks = p.blocks;
