@@ -52,18 +52,22 @@ struct Input {
   Computed scalar{};
   Strides strides{};
 
+  Input() = default;
   explicit Input(const Tensor& tensor)
       : data(tensor.raw_data()), dtype(tensor.dtype()), strides(tensor.strides()) {}
-  Input(const char* op, const Operand& operand, const Shape& shape, DType dtype) : dtype(dtype) {
-    if (operand.tensor.defined()) {
-      *this = Input(operand.tensor);
-    } else {
-      scalar = scalar_as<Computed>(op, operand.scalar, dtype);
-      strides = shape;
-      for (int axis = 0; axis < strides.rank(); ++axis) strides[axis] = 0;
-    }
+  /// One value at all positions.
+  Input(Computed value, const Shape& shape) : scalar(value), strides(shape) {
+    for (int axis = 0; axis < strides.rank(); ++axis) strides[axis] = 0;
+  }
+  Input(const char* op, const Operand& operand, const Shape& shape, DType dtype) {
+    *this = operand.tensor.defined() ? Input(operand.tensor)
+                                     : Input(scalar_as<Computed>(op, operand.scalar, dtype), shape);
   }
 };
+
+/// The storage type by which kernels for all layouts read elements that are computed in C.
+template <class C>
+using any_t = std::conditional_t<std::is_floating_point_v<C>, AnyFloat<C>, C>;
 
 namespace detail {
 
@@ -297,6 +301,15 @@ bool map_vectors(const char* op, Stream stream, const Function& function, Tensor
   return true;
 }
 
+/// One element a thread, whatever the layouts: one kernel less for what need not be fast.
+template <class R, class Function, class... T>
+void map_any_layout(const char* op, Stream stream, const Function& function, Tensor& out,
+                    const Input<T>&... inputs) {
+  if (out.numel() == 0) return;
+  detail::launch_pieces<1, R>(std::index_sequence_for<T...>(), op, stream, function,
+                              detail::loop_of<Function>(out, inputs...), out, inputs...);
+}
+
 /// Computes every element of `out`, of type R, by `function` from those of the inputs at the same
 /// position.
 template <class R, class Function, class... T>
@@ -306,8 +319,7 @@ void map_elements(const char* op, Stream stream, const Function& function, Tenso
   if constexpr (detail::vector_width<R, T...>() > 1) {
     if (map_vectors<R>(op, stream, function, out, inputs...)) return;
   }
-  detail::launch_pieces<1, R>(std::index_sequence_for<T...>(), op, stream, function,
-                              detail::loop_of<Function>(out, inputs...), out, inputs...);
+  map_any_layout<R>(op, stream, function, out, inputs...);
 }
 
 }  // namespace weft::cuda

@@ -142,10 +142,6 @@ struct AddScaled {
   }
 };
 
-/// The storage type by which kernels for all layouts read elements that are computed in C.
-template <class C>
-using any_t = std::conditional_t<std::is_floating_point_v<C>, AnyFloat<C>, C>;
-
 }  // namespace
 
 void binary_cuda(BinaryOp op, const char* name, const Operand& a, const Operand& b, Tensor& out,
@@ -158,7 +154,7 @@ void binary_cuda(BinaryOp op, const char* name, const Operand& a, const Operand&
         try_dense<T>(op, name, fault, out, Input<T>(name, a, out.shape(), dtype),
                      Input<T>(name, b, out.shape(), dtype), stream))
       return;
-    using Any = any_t<C>;
+    using Any = cuda::any_t<C>;
     cuda::map_elements<Any>(name, stream, Binary<AnyOp, C>{{op}, name, fault}, out,
                             Input<Any>(name, a, out.shape(), dtype),
                             Input<Any>(name, b, out.shape(), dtype));
@@ -172,7 +168,7 @@ void add_scaled_cuda(Tensor& a, const Tensor& b, double alpha, Stream stream) {
     if (b.dtype() == a.dtype() &&
         cuda::map_vectors<T>("add_", stream, function, a, Input<T>(a), Input<T>(b)))
       return;
-    using Any = any_t<C>;
+    using Any = cuda::any_t<C>;
     cuda::map_elements<Any>("add_", stream, function, a, Input<Any>(a), Input<Any>(b));
   });
 }

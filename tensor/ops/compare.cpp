@@ -11,13 +11,13 @@ namespace {
 
 constexpr Kernel<void(CompareOp, const char*, DType, const Operand&, const Operand&, Tensor&,
                       Stream)>
-    kCompare{"compare", &compare_cpu, WEFT_NO_CUDA_KERNEL(compare_cuda)};
+    kCompare{"compare", &compare_cpu, WEFT_CUDA_KERNEL(compare_cuda)};
 constexpr Kernel<void(const Tensor&, const Operand&, const Operand&, Tensor&, Stream)> kWhere{
-    "where", &where_cpu, WEFT_NO_CUDA_KERNEL(where_cuda)};
+    "where", &where_cpu, WEFT_CUDA_KERNEL(where_cuda)};
 constexpr Kernel<void(ClassifyOp, const Tensor&, Tensor&, Stream)> kClassify{
-    "classify", &classify_cpu, WEFT_NO_CUDA_KERNEL(classify_cuda)};
+    "classify", &classify_cpu, WEFT_CUDA_KERNEL(classify_cuda)};
 constexpr Kernel<bool(const Tensor&, Stream)> kAllFinite{"all_finite", &all_finite_cpu,
-                                                         WEFT_NO_CUDA_KERNEL(all_finite_cuda)};
+                                                         WEFT_CUDA_KERNEL(all_finite_cuda)};
 
 Tensor compare(CompareOp op, const char* name, const OperandPair& pair) {
   Tensor out = empty(pair.shape, DType::boolean, pair.device);

@@ -6,6 +6,7 @@
 #include "cuda/elementwise.cuh"
 #include "ops/convert.h"
 #include "ops/copy.h"
+#include "ops/copy_transposed.h"
 
 namespace weft {
 namespace {
@@ -136,6 +137,7 @@ void copy_cuda(const Tensor& source, Tensor& destination, Stream stream) {
                                       cudaMemcpyDeviceToDevice, cuda::native(stream)));
       return;
     }
+    if (copy_transposed_cuda(source, destination, stream)) return;
     dispatch_bits(source.dtype(), [&]<class Bits>() {
       cuda::map_elements<Bits>("copy_", stream, Same(), destination, Input<Bits>(source));
     });

@@ -11,7 +11,7 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(const Tensor&, double, GeneratorState, Tensor&, Stream)> kDropout{
-    "dropout", &dropout_cpu, WEFT_NO_CUDA_KERNEL(dropout_cuda)};
+    "dropout", &dropout_cpu, WEFT_CUDA_KERNEL(dropout_cuda)};
 
 void check(const Tensor& x, double p) {
   check_floating("dropout", x);

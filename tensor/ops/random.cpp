@@ -13,14 +13,14 @@ namespace weft {
 namespace {
 
 using FillTwo = void(Tensor&, double, double, GeneratorState, Stream);
-constexpr Kernel<FillTwo> kUniform{"uniform_", &uniform_cpu, WEFT_NO_CUDA_KERNEL(uniform_cuda)};
-constexpr Kernel<FillTwo> kNormal{"normal_", &normal_cpu, WEFT_NO_CUDA_KERNEL(normal_cuda)};
+constexpr Kernel<FillTwo> kUniform{"uniform_", &uniform_cpu, WEFT_CUDA_KERNEL(uniform_cuda)};
+constexpr Kernel<FillTwo> kNormal{"normal_", &normal_cpu, WEFT_CUDA_KERNEL(normal_cuda)};
 constexpr Kernel<void(Tensor&, double, GeneratorState, Stream)> kBernoulli{
-    "bernoulli_", &bernoulli_cpu, WEFT_NO_CUDA_KERNEL(bernoulli_cuda)};
+    "bernoulli_", &bernoulli_cpu, WEFT_CUDA_KERNEL(bernoulli_cuda)};
 constexpr Kernel<void(Tensor&, int64_t, int64_t, GeneratorState, Stream)> kRandint{
-    "randint_", &randint_cpu, WEFT_NO_CUDA_KERNEL(randint_cuda)};
+    "randint_", &randint_cpu, WEFT_CUDA_KERNEL(randint_cuda)};
 constexpr Kernel<void(Tensor&, GeneratorState, Stream)> kPermutation{
-    "permutation", &permutation_cpu, WEFT_NO_CUDA_KERNEL(permutation_cuda)};
+    "permutation", &permutation_cpu, WEFT_CUDA_KERNEL(permutation_cuda)};
 
 /// Takes the blocks for the elements of `tensor`, fills them by `kernel` and counts the change.
 template <class Launcher, class... Args>

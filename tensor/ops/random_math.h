@@ -6,15 +6,17 @@
 #include <cmath>
 #include <cstdint>
 
+#include "ops/host_device.h"
+
 namespace weft {
 
 /// In [0, 1), from the upper 24 bits of a word.
-inline float unit_float(uint32_t word) {
+WEFT_HOST_DEVICE inline float unit_float(uint32_t word) {
   return static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f;
 }
 
 /// Whether unit_float(word) < p, without rounding p.
-inline bool falls_below(uint32_t word, uint32_t threshold) {
+WEFT_HOST_DEVICE inline bool falls_below(uint32_t word, uint32_t threshold) {
   return (word >> 8) < threshold;
 }
 /// The threshold of falls_below() for a probability in [0, 1].
@@ -23,7 +25,7 @@ inline uint32_t threshold_of(double p) {
 }
 
 /// Two independent standard normal numbers from two words, by Box and Muller.
-inline void normal_pair(uint32_t word0, uint32_t word1, float& z0, float& z1) {
+WEFT_HOST_DEVICE inline void normal_pair(uint32_t word0, uint32_t word1, float& z0, float& z1) {
   // -2 ln(v) for v in (0, 1], of 24 bits; v = 2^k m with m in [sqrt(1/2), sqrt(2)).
   const float v = static_cast<float>(static_cast<int32_t>((word0 >> 8) + 1)) * 0x1p-24f;
   const uint32_t bits = std::bit_cast<uint32_t>(v);

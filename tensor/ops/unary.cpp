@@ -11,15 +11,15 @@ namespace weft {
 namespace {
 
 constexpr Kernel<void(UnaryFunction, const char*, const Tensor&, Tensor&, Stream)> kUnary{
-    "unary", &unary_cpu, WEFT_NO_CUDA_KERNEL(unary_cuda)};
+    "unary", &unary_cpu, WEFT_CUDA_KERNEL(unary_cuda)};
 constexpr Kernel<void(StepFunction, const char*, const Tensor&, Tensor&, Stream)> kStep{
-    "step", &step_cpu, WEFT_NO_CUDA_KERNEL(step_cuda)};
+    "step", &step_cpu, WEFT_CUDA_KERNEL(step_cuda)};
 constexpr Kernel<void(const Tensor&, double, double, Tensor&, Stream)> kClamp{
-    "clamp", &clamp_cpu, WEFT_NO_CUDA_KERNEL(clamp_cuda)};
+    "clamp", &clamp_cpu, WEFT_CUDA_KERNEL(clamp_cuda)};
 constexpr Kernel<void(UnaryFunction, const Tensor&, const Tensor&, Tensor&, Stream)> kUnaryBackward{
-    "unary_backward", &unary_backward_cpu, WEFT_NO_CUDA_KERNEL(unary_backward_cuda)};
+    "unary_backward", &unary_backward_cpu, WEFT_CUDA_KERNEL(unary_backward_cuda)};
 constexpr Kernel<void(const Tensor&, double, double, const Tensor&, Tensor&, Stream)>
-    kClampBackward{"clamp_backward", &clamp_backward_cpu, WEFT_NO_CUDA_KERNEL(clamp_backward_cuda)};
+    kClampBackward{"clamp_backward", &clamp_backward_cpu, WEFT_CUDA_KERNEL(clamp_backward_cuda)};
 
 Tensor unary(UnaryFunction function, const char* name, const Tensor& x) {
   const bool takes_integers = function == UnaryFunction::square || function == UnaryFunction::abs ||

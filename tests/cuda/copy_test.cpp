@@ -107,6 +107,19 @@ TEST_F(CudaCopy, BroadcastsAndOverlaps) {
   expect_same(actual, expected, "shifted");
 }
 
+TEST_F(CudaCopy, TransposesInTiles) {
+  for (const DType dtype : {DType::u8, DType::bf16, DType::f32, DType::f64}) {
+    for (const Shape& shape : std::vector<Shape>{{100, 70}, {8, 9}, {3, 65, 33}, {64, 2, 32, 5}}) {
+      const Tensor x = random_of_type(shape, dtype, 12);
+      const Tensor y = mirrored(x);
+      const int last = x.rank() - 1;
+      expect_same(y.transpose(0, last).clone(), x.transpose(0, last).clone(), "outer");
+      expect_same(y.transpose(last - 1, last).clone(), x.transpose(last - 1, last).clone(),
+                  "inner");
+    }
+  }
+}
+
 TEST_F(CudaCopy, Fills) {
   for (const DType dtype : kEveryDType) {
     for (const double value : {0.0, 1.0, 3.0, -0.0}) {
