@@ -16,6 +16,7 @@
 #endif
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/memory_limit.h"
 
 #include "allocator_mode.h"
 #include "block_heap.h"
@@ -250,6 +251,16 @@ AllocatorMode allocator_mode() {
   if (name == "poison") return AllocatorMode::poison;
   throw_error<ConfigError>("WEFT_ALLOCATOR: '{}' is unknown; allowed are caching, direct, poison",
                            name);
+}
+
+void set_cuda_memory_limit(Device device, size_t bytes) {
+  check_available(device);
+  WEFT_CHECK(device.is_cuda(), DeviceError, "set_cuda_memory_limit: {} is no GPU", device);
+#ifdef WEFT_HAVE_CUDA
+  cuda::set_memory_limit(device.index, bytes);
+#else
+  static_cast<void>(bytes);
+#endif
 }
 
 Allocator& allocator(Device device) {

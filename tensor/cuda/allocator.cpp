@@ -10,6 +10,7 @@
 #include "weft/tensor/check.h"
 
 #include "allocator_mode.h"
+#include "cuda/backend.h"
 #include "cuda/device_context.h"
 #include "cuda/mapped_pages.h"
 #include "cuda/stream_heaps.h"
@@ -74,6 +75,12 @@ class CudaAllocator : public Allocator {
     peak_reserved_ = reserved();
   }
 
+  void set_limit(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    options_.limit_bytes = bytes;
+    apply_limit(bytes);
+  }
+
   // Memory of graphs; allocators that cannot give it take part in no capture.
   virtual void* open_graph() {
     throw_error<NotImplementedError>(
@@ -89,11 +96,12 @@ class CudaAllocator : public Allocator {
   virtual void* take(size_t size, Stream stream) = 0;
   /// The size of the block.
   virtual size_t give_back(void* block, Stream stream) noexcept = 0;
+  virtual void apply_limit(size_t /*bytes*/) {}
   virtual void release_cached() = 0;
   virtual size_t reserved() const = 0;
 
   const Device device_;
-  const AllocatorOptions options_;
+  AllocatorOptions options_;
   mutable std::mutex mutex_;
   AllocatorStats stats_;  // but for what is reserved
 
@@ -166,6 +174,7 @@ class CachingCudaAllocator final : public CudaAllocator {
     return heaps_.deallocate(block, stream.native_handle());
   }
 
+  void apply_limit(size_t bytes) override { heaps_.set_limit(bytes); }
   void release_cached() override { heaps_.release_free_pages(); }
   size_t reserved() const override { return heaps_.committed_bytes(); }
 
@@ -263,6 +272,10 @@ std::unique_ptr<Allocator> make_cuda_allocator(Device device, const AllocatorOpt
   if (options.caching && make_mapped_pages(device.index) != nullptr)
     return std::make_unique<CachingCudaAllocator>(device, options);
   return std::make_unique<DirectCudaAllocator>(device, options);
+}
+
+void set_memory_limit(int index, size_t bytes) {
+  cuda_allocator({DeviceType::cuda, index}).set_limit(bytes);
 }
 
 GraphMemory::GraphMemory(Device device)

@@ -36,6 +36,8 @@ double milliseconds_between(void* from, void* to);
 /// The process-wide allocator of a GPU. Throws DeviceError with the reason where it is unusable.
 Allocator& allocator(int index);
 
+void set_memory_limit(int index, size_t bytes);
+
 /// Page-locked bytes of system memory, which the GPU reads and writes without a staging copy. The
 /// block is used again once copies from it are done.
 std::shared_ptr<void> allocate_pinned(size_t bytes);

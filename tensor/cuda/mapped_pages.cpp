@@ -46,6 +46,7 @@ class MappedPages final : public PageRange {
 
   bool commit(size_t first_page, size_t count) override {
     const DeviceGuard guard(device_index_);
+    WEFT_CUDA_CHECK(cudaSetDevice(device_index_));  // makes its context where there is none yet
     // Making memory is no work on a stream, and so no part of a graph that is being captured.
     const RelaxedCapture relaxed;
     for (size_t page = first_page; page < first_page + count; ++page) {

@@ -30,6 +30,7 @@ class StreamHeaps {
   StreamHeaps(MakePages make_pages, size_t alignment, size_t limit_bytes);
   ~StreamHeaps();
 
+  void set_limit(size_t bytes) { budget_.limit = bytes; }
   /// Null where memory is short even without the free pages of every heap.
   void* allocate(size_t bytes, void* stream);
   /// The stream of which a block is.

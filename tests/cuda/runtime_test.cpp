@@ -5,6 +5,7 @@
 
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/error.h"
+#include "weft/tensor/memory_limit.h"
 #include "weft/tensor/stream.h"
 #include "weft/tensor/tensor.h"
 
@@ -258,6 +259,15 @@ TEST_F(CudaMemory, StaysWithinALimit) {
   limited->deallocate(most, size_t{48} << 20, stream);
   limited->empty_cache();
   EXPECT_EQ(limited->stats().reserved, 0);
+}
+
+TEST_F(CudaMemory, TakesALimitWhileItRuns) {
+  Allocator& memory = allocator(kGpu);
+  memory.empty_cache();
+  set_cuda_memory_limit(kGpu, static_cast<size_t>(memory.stats().reserved) + (size_t{32} << 20));
+  EXPECT_THROW(empty({1 << 24}, DType::f32, kGpu), OutOfMemoryError);
+  set_cuda_memory_limit(kGpu, 0);
+  EXPECT_EQ(ones({1 << 24}, DType::f32, kGpu).slice(0, 0, 1).item<float>(), 1.0f);
 }
 
 TEST_F(CudaMemory, KeepsBytesOfManySizes) {
