@@ -165,7 +165,8 @@ TEST_F(CudaOptim, SumsSquaresOfMixedTypes) {
     std::vector<Tensor> gpu;
     uint64_t seed = 0;
     for (const int64_t size : sizes) {
-      cpu.push_back(values(size, test::kFloating[++seed % 4], seed));
+      ++seed;
+      cpu.push_back(values(size, test::kFloating[seed % 4], seed));
       gpu.push_back(mirrored(cpu.back()));
     }
     const double expected = sum_of_squares_cpu(cpu, cpu_stream());
