@@ -21,6 +21,7 @@ Variable flash_attention(const Variable& q, const Variable& k, const Variable& v
 AttentionWithLse flash_attention_with_lse(const Variable& q, const Variable& k, const Variable& v,
                                           const FlashAttentionOptions& options) {
   const FlashAttentionOutput out = flash_attention_forward(q.data(), k.data(), v.data(), options);
+  if (!autograd::grad_enabled()) return {Variable(out.o), out.lse};
   Variable o =
       record("flash_attention", out.o, {q, k, v},
              [q = SavedTensor(q.data()), k = SavedTensor(k.data()), v = SavedTensor(v.data()),
@@ -37,6 +38,7 @@ Variable selected_attention(const Variable& q, const Variable& k, const Variable
                             const Selection& selection, const SelectedAttentionOptions& options) {
   const FlashAttentionOutput out =
       selected_attention_forward(q.data(), k.data(), v.data(), selection, options);
+  if (!autograd::grad_enabled()) return Variable(out.o);
   return record("selected_attention", out.o, {q, k, v},
                 [q = SavedTensor(q.data()), k = SavedTensor(k.data()), v = SavedTensor(v.data()),
                  o = SavedTensor(out.o), lse = SavedTensor(out.lse), selection,
@@ -50,16 +52,16 @@ Variable selected_attention(const Variable& q, const Variable& k, const Variable
 Variable gated_sum(const std::vector<Variable>& branches, const Variable& logits,
                    const Variable& bias) {
   std::vector<Tensor> values;
-  std::vector<SavedTensor> saved;
+  values.reserve(branches.size());
+  for (const Variable& branch : branches) values.push_back(branch.data());
+  const Tensor bias_data = bias.defined() ? bias.data() : Tensor();
+  Tensor y = gated_sum_forward(values, logits.data(), bias_data);
+  if (!autograd::grad_enabled()) return Variable(std::move(y));
+  std::vector<SavedTensor> saved(values.begin(), values.end());
   std::vector<Variable> inputs = branches;
-  for (const Variable& branch : branches) {
-    values.push_back(branch.data());
-    saved.emplace_back(branch.data());
-  }
   inputs.push_back(logits);
   inputs.push_back(bias);
-  const Tensor bias_data = bias.defined() ? bias.data() : Tensor();
-  return record("gated_sum", gated_sum_forward(values, logits.data(), bias_data), inputs,
+  return record("gated_sum", std::move(y), inputs,
                 [saved = std::move(saved), logits = SavedTensor(logits.data()),
                  bias = SavedTensor(bias_data)](const Tensor& dy) {
                   std::vector<Tensor> branches;
@@ -126,6 +128,12 @@ std::vector<Variable> split_heads(const Variable& packed, const std::vector<Head
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].rotate) rope_(views[i], rope);
   }
+  if (!autograd::grad_enabled()) {
+    std::vector<Variable> variables;
+    variables.reserve(views.size());
+    for (Tensor& view : views) variables.emplace_back(std::move(view));
+    return variables;
+  }
   return record(
       "split_heads", views, {packed},
       [parts, rope, shape = packed.shape(), dtype = packed.dtype(),
@@ -157,12 +165,12 @@ Variable join_rows(const std::vector<Variable>& weights) {
   }
   if (!adjacent) return autograd::cat(weights, 0);
   const Shape shape{rows, first.size(1)};
+  Tensor joined(first.storage(), {shape, contiguous_strides(shape), first.offset()}, first.dtype());
+  if (!autograd::grad_enabled()) return Variable(std::move(joined));
   std::vector<int64_t> sizes;
   for (const Variable& weight : weights) sizes.push_back(weight.size(0));
-  return record(
-      "join_rows",
-      Tensor(first.storage(), {shape, contiguous_strides(shape), first.offset()}, first.dtype()),
-      weights, [sizes](const Tensor& dy) { return dy.split(sizes, 0); });
+  return record("join_rows", std::move(joined), weights,
+                [sizes](const Tensor& dy) { return dy.split(sizes, 0); });
 }
 
 void pack_storage(std::vector<Variable>& weights) {

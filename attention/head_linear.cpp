@@ -1,5 +1,7 @@
 #include "weft/attention/head_linear.h"
 
+#include <utility>
+
 #include "weft/autograd/node.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/linear.h"
@@ -60,6 +62,7 @@ Variable head_linear(const Variable& x, const Variable& weight, const HeadRows& 
     return masters.dtype() == dtype ? masters : low_precision_copy(masters, dtype);
   };
   Tensor y = multiply(x.data(), blocks_of(low_precision(w), rows), !transposed);
+  if (!autograd::grad_enabled()) return Variable(std::move(y));
   return record("head_linear", y, {x, weight},
                 [x = SavedTensor(x.data()), weight = SavedTensor(w), rows, transposed,
                  low_precision, want_dx = x.requires_grad(),

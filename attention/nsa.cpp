@@ -385,8 +385,11 @@ Variable NativeSparseAttention::prefill(const Variable& x, nn::MixerCache& cache
     const int64_t known = blocks.count(before), all = blocks.count(after);
     const auto complete = [&](const Variable& rows, BlockStream& stream,
                               BlockCompressor& compressor, TokenRing& compressed, bool turn) {
-      const Variable fresh = compressor.forward(Variable(stream.append(rows.data())));
-      compressed.write((turn ? turn_compressed(fresh, known, 0) : fresh).data(), known);
+      const Tensor completed = stream.append(rows.data());
+      if (completed.size(1) > 0) {
+        const Variable fresh = compressor.forward(Variable(completed));
+        compressed.write((turn ? turn_compressed(fresh, known, 0) : fresh).data(), known);
+      }
       return Variable(compressed.read(0, all));
     };
     const Variable k_cmp = complete(in.k_cmp, *kept->k_raw, *k_compressor_, *kept->k_cmp, true);

@@ -60,6 +60,7 @@ std::vector<Variable> record(std::string_view name, std::vector<Tensor> outputs,
 
 Variable record(std::string_view name, Tensor output, const std::vector<Variable>& inputs,
                 std::function<std::vector<Tensor>(const Tensor& grad_output)> backward) {
+  if (!must_record(inputs)) return Variable(std::move(output));
   std::vector<Tensor> outputs;
   outputs.push_back(std::move(output));
   return record(name, std::move(outputs), inputs,

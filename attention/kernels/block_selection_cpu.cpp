@@ -9,6 +9,7 @@
 #include "weft/tensor/parallel.h"
 
 #include "kernels/block_selection_kernels.h"
+#include "kernels/dot_product.h"
 #include "kernels/largest_values.h"
 #include "kernels/simd.h"
 #include "kernels/tile_memory.h"
@@ -22,6 +23,7 @@ class BlockSelector {
   using A = accumulator_t<T>;
   using V = simd::Vec<A>;
   static constexpr int64_t kLanes = simd::kLanes<A>;
+  static constexpr A kLog2E = static_cast<A>(1.4426950408889634074);
 
  public:
   explicit BlockSelector(const BlockSelectionParams& params)
@@ -106,6 +108,7 @@ class BlockSelector {
   int64_t free_count() const { return p_.count - p_.initial - p_.local; }
 
   void run_tile(int64_t pair, int64_t index, const Scratch& memory) const {
+    if (is_lone(index)) return run_lone(pair, index, memory);
     Tile tile;
     tile.pair = pair;
     tile.batch = pair / p_.groups;
@@ -131,6 +134,87 @@ class BlockSelector {
     }
   }
 
+  /// Whether a tile holds one leader of few heads, as in decoding: packing its query along lanes
+  /// would leave most of them empty.
+  bool is_lone(int64_t index) const {
+    return p_.tiles - (p_.first_tile + index * leaders_) == 1 && heads_ <= kLanes / 2;
+  }
+
+  /// Chooses for one leader, whose scores lie key by key along the lanes.
+  void run_lone(int64_t pair, int64_t index, const Scratch& memory) const {
+    Tile tile{};
+    tile.pair = pair;
+    tile.batch = pair / p_.groups;
+    tile.group = pair % p_.groups;
+    tile.first = p_.first_tile + index * leaders_;
+    tile.leaders = 1;
+    const int64_t end = open_end(tile.first);
+    int32_t* const to = start_list(tile, 0, end > 0);
+    if (end == 0) return;
+    A* const importance = memory.importance;  // by block; never short of a vector behind `end`
+    score_lone(tile, end, importance, memory);
+    const int64_t count = end - p_.initial, vectors = padded<A>(count) / kLanes;
+    std::fill(importance + end, importance + p_.initial + vectors * kLanes, A(-1));
+    const int64_t wanted = free_count();
+    LargestValues<A> largest;
+    const A* const values = importance + p_.initial;
+    largest.find(LargestValues<A>::Lists::along_lanes, values, vectors, &wanted);
+    end_list(tile, 0, largest.write(0, values, count, p_.initial, to));
+  }
+
+  void score_lone(const Tile& tile, int64_t end, A* importance, const Scratch& memory) const {
+    const int64_t leader = p_.leader_position(tile.first);
+    const int64_t first_key = std::max<int64_t>(p_.initial * block_chunks_ - chunks_ + 1, 0);
+    const int64_t last_key = std::min(end * block_chunks_, p_.visible(leader));
+    const int64_t width = padded<A>(p_.dim);
+    std::fill_n(importance, end + 2, A(0));
+    A lse[kLanes / 2];
+    for (int64_t h = 0; h < heads_; ++h) {
+      const int64_t head = tile.group * heads_ + h, row = leader - p_.position;
+      pack_rows(at(p_.q, tile.batch, row, head), 0, 1, p_.dim, memory.queries + h * width, width);
+      lse[h] =
+          static_cast<const A*>(p_.lse)[(tile.batch * p_.heads + head) * p_.queries + row] * kLog2E;
+    }
+    const A* keys[kTileKeys];
+    for (int64_t s = first_key; s < last_key; s += tile_keys_) {
+      const int64_t count = std::min(tile_keys_, last_key - s), keys_width = padded<A>(count);
+      for (int64_t j = 0; j < keys_width; ++j)
+        keys[j] = lone_key(tile, s + std::min(j, count - 1), j, memory);
+      dot_keys<A>(heads_, count, memory.queries, width, {keys, width}, {}, memory.scores, kTileKeys,
+                  {});
+      for (int64_t j = 0; j < keys_width; j += kLanes) {
+        V sum{};
+        for (int64_t h = 0; h < heads_; ++h) {
+          sum += attention(simd::load(memory.scores + h * kTileKeys + j), simd::broadcast(lse[h]));
+        }
+        simd::store(memory.sums + j, sum >= A(0) ? sum : V{});
+      }
+      int64_t block = s / block_chunks_, chunk = s % block_chunks_;
+      for (int64_t j = 0; j < count; ++j) {
+        const int64_t inside = std::min(chunks_, block_chunks_ - chunk);
+        importance[block] += memory.sums[j] * static_cast<A>(inside);
+        if (inside < chunks_)
+          importance[block + 1] += memory.sums[j] * static_cast<A>(chunks_ - inside);
+        if (++chunk == block_chunks_) {
+          chunk = 0;
+          ++block;
+        }
+      }
+    }
+  }
+
+  /// A compressed key in whole vectors of A: in place, or as row `slot` of the scratch memory.
+  const A* lone_key(const Tile& tile, int64_t key, int64_t slot, const Scratch& memory) const {
+    const T* const row = at(p_.k, tile.batch, key, tile.group);
+    const int64_t width = padded<A>(p_.dim);
+    if constexpr (std::is_same_v<A, T>) {
+      if (width == p_.dim) return row;
+    }
+    A* const copy = memory.keys + std::min(slot, tile_keys_ - 1) * width;
+    pack_rows(row, 0, 1, p_.dim, copy, width);
+    return copy;
+  }
+
   /// The importance of the blocks from `initial` to `end`.
   void score_blocks(Tile& tile, int64_t end, const Scratch& memory) const {
     // Keys that reach into block `initial` or beyond it.
@@ -152,7 +236,6 @@ class BlockSelector {
   }
 
   void pack(const Tile& tile, const Scratch& memory) const {
-    constexpr A kLog2E = static_cast<A>(1.4426950408889634074);
     const auto query_row = [&](int64_t i) {
       return p_.leader_position(tile.first + std::min(i, tile.leaders - 1)) - p_.position;
     };
@@ -194,10 +277,10 @@ class BlockSelector {
     }
   }
 
-  V attention(const A* scores, const A* lse) const {
+  /// Of scores, with lse times log2(e).
+  V attention(V scores, V lse) const {
     // At most 1, unless lse is not that of these keys: then lists still hold blocks, but any.
-    return simd::exp2(simd::load(scores) * static_cast<A>(p_.scale * 1.4426950408889634074) -
-                      simd::load(lse));
+    return simd::exp2(scores * static_cast<A>(p_.scale * 1.4426950408889634074) - lse);
   }
 
   /// What is hidden counts nothing, and so does NaN, which could not be ranked.
@@ -212,9 +295,9 @@ class BlockSelector {
     V index{};
     for (int64_t key = 0; key < count; ++key, index += A(1)) {
       const A* const scores = memory.scores + key * tile.width + lane;
-      V sum = attention(scores, memory.lse + lane);
+      V sum = attention(simd::load(scores), simd::load(memory.lse + lane));
       for (int64_t column = tile.stride; column < tile.width; column += tile.stride)
-        sum += attention(scores + column, memory.lse + lane + column);
+        sum += attention(simd::load(scores + column), simd::load(memory.lse + lane + column));
       simd::store(sums + key * kLanes, counted(sum, seen, index));
     }
   }
@@ -223,7 +306,8 @@ class BlockSelector {
     for (int64_t key = 0; key < count; ++key) {
       A* const row = memory.scores + key * tile.width;
       for (int64_t column = 0; column < tile.width; column += kLanes)
-        simd::store(row + column, attention(row + column, memory.lse + column));
+        simd::store(row + column,
+                    attention(simd::load(row + column), simd::load(memory.lse + column)));
       A* const sums = memory.sums + key * kLanes;
       simd::store(sums, V{});
       for (int64_t i = 0; i < tile.leaders; ++i) {

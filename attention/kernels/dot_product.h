@@ -16,7 +16,7 @@ namespace detail {
 /// The sums of the lanes of kLanes vectors, in their order: each round adds the halves of two
 /// vectors into one.
 template <class A>
-inline simd::Vec<A> sums_of_lanes(simd::Vec<A> (&x)[simd::kLanes<A>]) {
+[[gnu::always_inline]] inline simd::Vec<A> sums_of_lanes(simd::Vec<A> (&x)[simd::kLanes<A>]) {
   constexpr int n = simd::kLanes<A>;
 #pragma GCC unroll 8
   for (int half = n / 2; half >= 1; half /= 2) {
@@ -32,7 +32,7 @@ inline simd::Vec<A> sums_of_lanes(simd::Vec<A> (&x)[simd::kLanes<A>]) {
 
 /// Adds the products of `Rows` rows and kLanes / Rows keys over some dims, in whole vectors.
 template <class A, int Rows>
-inline void dot_add(simd::Vec<A> (&sum)[simd::kLanes<A>], int64_t width, const A* q, int64_t ldq,
+[[gnu::always_inline]] inline void dot_add(simd::Vec<A> (&sum)[simd::kLanes<A>], int64_t width, const A* q, int64_t ldq,
                     const A* const* keys) {
   constexpr int kKeys = simd::kLanes<A> / Rows;
   for (int64_t d = 0; d < width; d += simd::kLanes<A>) {
@@ -84,7 +84,9 @@ void dot_keys(int64_t rows, int64_t count, const A* q, int64_t ldq, KeyPart<A> f
       if (row == 0) {
         for (int64_t i = 0; i < kKeys; ++i) ahead.ask(j + i);
       }
-      simd::Vec<A> sum[n] = {};
+      simd::Vec<A> sum[n];
+#pragma GCC unroll 16
+      for (int i = 0; i < n; ++i) sum[i] = simd::Vec<A>{};
       detail::dot_add<A, Rows>(sum, first.width, q + row * ldq, ldq, first.keys + j);
       if (second.width > 0) {
         detail::dot_add<A, Rows>(sum, second.width, q + row * ldq + first.width, ldq,

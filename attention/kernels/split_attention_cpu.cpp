@@ -18,8 +18,14 @@
 namespace weft::attention {
 namespace {
 
-constexpr int64_t kChunkKeys = 512;
 constexpr int64_t kMostTileKeys = 64;
+
+/// Keys of a chunk: enough of few to share among threads, and of many not more than merging is
+/// worth.
+int64_t chunk_keys(int64_t keys) {
+  constexpr int64_t kFewKeys = 4096;
+  return keys <= kFewKeys ? 128 : 512;
+}
 
 int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
@@ -30,6 +36,9 @@ class SplitForward {
   using A = accumulator_t<T>;
   static constexpr int64_t kLanes = simd::kLanes<A>;
   static constexpr A kHidden = -std::numeric_limits<A>::infinity();
+  /// Products that take as long as waking threads.
+  static constexpr int64_t kLeastSharedWork = 1 << 17;
+  static constexpr int64_t kFewParts = 16;
 
   /// Query rows that read the same keys of one head.
   struct Unit {
@@ -62,14 +71,22 @@ class SplitForward {
     const int64_t staged = tile_keys_ * (dim_width_ + second_width_ + value_width_);
     ThreadScratch<A> scratch(num_threads(),
                              most_rows * (dim_width_ + second_width_ + kMostTileKeys + 1) + staged);
-    // Waking threads takes as long as reading some 100 KiB.
-    const bool small = parts_count_ * kChunkKeys * (p_.dim + p_.value_dim) * most_rows < (1 << 19);
-    parallel_for_dynamic(0, parts_count_, small ? parts_count_ : 1,
-                         [&](int64_t begin, int64_t end, int thread) {
-                           for (int64_t part = begin; part < end; ++part)
-                             run_part(part, scratch.of(thread));
-                         });
+    if (work_ < kLeastSharedWork) {
+      for (int64_t part = 0; part < parts_count_; ++part) run_part(part, scratch.of(0));
+      for (const Unit& unit : units_) merge(unit);
+      return;
+    }
+    const auto run_parts = [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t part = begin; part < end; ++part) run_part(part, scratch.of(thread));
+    };
+    // Few chunks go to the same threads in every step, whose caches may still hold their keys.
+    if (parts_count_ <= kFewParts * num_threads()) {
+      parallel_for(0, parts_count_, 1, run_parts);
+    } else {
+      parallel_for_dynamic(0, parts_count_, 1, run_parts);
+    }
     const auto units = static_cast<int64_t>(units_.size());
+    const bool small = parts_count_ * part_elements_ < (1 << 15);
     parallel_for(0, units, small ? units : 1, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) merge(units_[static_cast<size_t>(unit)]);
     });
@@ -79,6 +96,7 @@ class SplitForward {
   void find_units() {
     const SelectionShape& shape = p_.selection.shape;
     const int64_t tiles = p_.selected ? shape.tiles() : 1;
+    int64_t most_keys = 0;
     for (int64_t b = 0; b < p_.batch; ++b) {
       for (int64_t kv_head = 0; kv_head < p_.kv_heads; ++kv_head) {
         for (int64_t tile = 0; tile < tiles; ++tile) {
@@ -88,31 +106,43 @@ class SplitForward {
                     .last_query = p_.selected ? shape.last_query(tile) : p_.queries,
                     .range = {},
                     .list = {},
-                    .first_part = parts_count_};
+                    .first_part = 0};
           unit.range = p_.visible_keys(unit.first_query, unit.last_query);
           if (p_.selected)
             unit.list = p_.selection.list(b, kv_head / (p_.kv_heads / shape.groups), tile);
-          parts_count_ += parts_of(unit);
+          most_keys = std::max(most_keys, keys_of(unit));
+          work_ += keys_of(unit) * rows_of(unit) * (p_.dim + p_.second_dim + p_.value_dim);
           units_.push_back(unit);
         }
       }
     }
+    chunk_ = chunk_keys(p_.selected ? most_keys : p_.keys);
+    for (Unit& unit : units_) {
+      unit.first_part = parts_count_;
+      parts_count_ += parts_of(unit);
+    }
+  }
+
+  /// Keys that a unit reads, or some more.
+  int64_t keys_of(const Unit& unit) const {
+    if (!p_.selected) return unit.range.empty() ? 0 : unit.range.last - unit.range.first;
+    return (unit.list.last - unit.list.first) * p_.selection.shape.key_block;
   }
 
   int64_t rows_of(const Unit& unit) const { return (unit.last_query - unit.first_query) * group_; }
 
   int64_t blocks_of_chunk() const {
-    return std::max<int64_t>(kChunkKeys / p_.selection.shape.key_block, 1);
+    return std::max<int64_t>(chunk_ / p_.selection.shape.key_block, 1);
   }
   /// Chunks of one listed block, where a block is longer than a chunk.
-  int64_t chunks_of_block() const { return ceil_div(p_.selection.shape.key_block, kChunkKeys); }
+  int64_t chunks_of_block() const { return ceil_div(p_.selection.shape.key_block, chunk_); }
 
   /// Chunks of a unit. Those of a range are cut at fixed positions, so that a window that moves
   /// does not change how keys are summed.
   int64_t parts_of(const Unit& unit) const {
     if (!p_.selected) {
       if (unit.range.empty()) return 0;
-      return ceil_div(unit.range.last, kChunkKeys) - unit.range.first / kChunkKeys;
+      return ceil_div(unit.range.last, chunk_) - unit.range.first / chunk_;
     }
     const int64_t blocks = unit.list.last - unit.list.first;
     return ceil_div(blocks, blocks_of_chunk()) * chunks_of_block();
@@ -127,15 +157,15 @@ class SplitForward {
       if (first < last) body(first, last);
     };
     if (!p_.selected) {
-      const int64_t first = (unit.range.first / kChunkKeys + chunk) * kChunkKeys;
-      return clipped(first, first + kChunkKeys);
+      const int64_t first = (unit.range.first / chunk_ + chunk) * chunk_;
+      return clipped(first, first + chunk_);
     }
     const int64_t length = p_.selection.shape.key_block;
-    const int64_t piece = chunk % chunks_of_block() * kChunkKeys;
+    const int64_t piece = chunk % chunks_of_block() * chunk_;
     const int32_t* const blocks = unit.list.first + chunk / chunks_of_block() * blocks_of_chunk();
     for (int64_t i = 0; i < std::min<int64_t>(blocks_of_chunk(), unit.list.last - blocks); ++i) {
       const int64_t first = blocks[i] * length;
-      clipped(first + piece, first + std::min(piece + kChunkKeys, length));
+      clipped(first + piece, first + std::min(piece + chunk_, length));
     }
   }
 
@@ -187,17 +217,22 @@ class SplitForward {
   /// Where rows of the keys of a tile lie as A in whole vectors: in place, or in `buffer`.
   void rows_of_tile(const HeadsView& view, const Unit& unit, int64_t head, const Tile& tile,
                     int64_t columns, A* buffer, const A** rows) const {
-    const int64_t width = padded<A>(columns);
-    for (int64_t j = 0; j < tile.count; ++j) {
-      const T* const row = row_at<const T>(view, unit.batch, tile.keys[j], head);
+    const int64_t width = padded<A>(columns), stride = view.row_stride;
+    const T* const base = row_at<const T>(view, unit.batch, 0, head);
+    const auto in_place = [&] {
       if constexpr (std::is_same_v<A, T>) {
         if (width == columns) {
-          rows[j] = row;
-          continue;
+          for (int64_t j = 0; j < tile.count; ++j) rows[j] = base + tile.keys[j] * stride;
+          return true;
         }
       }
-      rows[j] = buffer + j * width;
-      pack_rows(row, 0, 1, columns, buffer + j * width, width);
+      return false;
+    };
+    if (!in_place()) {
+      for (int64_t j = 0; j < tile.count; ++j) {
+        rows[j] = buffer + j * width;
+        pack_rows(base + tile.keys[j] * stride, 0, 1, columns, buffer + j * width, width);
+      }
     }
     std::fill(rows + tile.count, rows + padded<A>(tile.count), rows[tile.count - 1]);
   }
@@ -230,10 +265,10 @@ class SplitForward {
     if constexpr (std::is_same_v<A, T>) {
       if (!latent) values_ahead = {v, value_width_};
       if (!latent && !p_.selected) {
-        for (int64_t j = 0; j < tile.count; ++j) {
-          const int64_t key = std::min(tile.keys[j] + tile_keys_, unit.range.last - 1);
-          next[j] = row_at<const T>(p_.k, unit.batch, key, unit.kv_head);
-        }
+        const T* const base = row_at<const T>(p_.k, unit.batch, 0, unit.kv_head);
+        const int64_t stride = p_.k.row_stride, ahead = tile_keys_, last = unit.range.last - 1;
+        for (int64_t j = 0; j < tile.count; ++j)
+          next[j] = base + std::min(tile.keys[j] + ahead, last) * stride;
         keys_ahead = {next, p_.dim};
       }
     }
@@ -288,7 +323,7 @@ class SplitForward {
   const SplitAttentionParams& p_;
   int64_t group_, dim_width_, second_width_, value_width_, tile_keys_;
   std::vector<Unit> units_;
-  int64_t parts_count_ = 0, part_elements_ = 0;
+  int64_t chunk_ = 0, parts_count_ = 0, part_elements_ = 0, work_ = 0;
   Tensor parts_;
 };
 

@@ -1,5 +1,7 @@
 #include "weft/autograd/functions/join.h"
 
+#include <utility>
+
 #include "weft/autograd/node.h"
 #include "weft/tensor/ops/join.h"
 
@@ -16,6 +18,7 @@ std::vector<Tensor> data_of(const std::vector<Variable>& variables) {
 
 Variable cat(const std::vector<Variable>& variables, int axis) {
   Tensor joined = weft::cat(data_of(variables), axis);
+  if (!grad_enabled()) return Variable(std::move(joined));
   std::vector<int64_t> sizes;
   for (const Variable& variable : variables) sizes.push_back(variable.size(axis));
   return record(
@@ -25,6 +28,7 @@ Variable cat(const std::vector<Variable>& variables, int axis) {
 
 Variable stack(const std::vector<Variable>& variables, int axis) {
   Tensor joined = weft::stack(data_of(variables), axis);
+  if (!grad_enabled()) return Variable(std::move(joined));
   return record("stack", std::move(joined), variables,
                 [count = variables.size(), axis](const Tensor& dy) {
                   std::vector<Tensor> grads;

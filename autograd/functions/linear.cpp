@@ -1,5 +1,7 @@
 #include "weft/autograd/functions/linear.h"
 
+#include <utility>
+
 #include "weft/autograd/node.h"
 #include "weft/tensor/ops/linear.h"
 
@@ -8,6 +10,7 @@ namespace weft::autograd {
 Variable linear(const Variable& x, const Variable& weight, const Variable& bias) {
   const bool has_bias = bias.defined();
   Tensor y = weft::linear(x.data(), weight.data(), has_bias ? bias.data() : Tensor());
+  if (!grad_enabled()) return Variable(std::move(y));
   const bool want_dx = x.requires_grad(), want_dweight = weight.requires_grad();
   const bool want_dbias = has_bias && bias.requires_grad();
   return record(

@@ -1,5 +1,7 @@
 #include "weft/autograd/functions/rms_norm.h"
 
+#include <utility>
+
 #include "weft/autograd/node.h"
 #include "weft/tensor/ops/rms_norm.h"
 
@@ -7,6 +9,7 @@ namespace weft::autograd {
 
 Variable rms_norm(const Variable& x, const Variable& gain, double eps) {
   RmsNormResult result = rms_norm_forward(x.data(), gain.data(), eps);
+  if (!grad_enabled()) return Variable(std::move(result.y));
   return record("rms_norm", result.y, {x, gain},
                 [x = SavedTensor(x.data()), gain = SavedTensor(gain.data()),
                  inverse_rms = SavedTensor(result.inverse_rms),

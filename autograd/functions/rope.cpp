@@ -1,5 +1,7 @@
 #include "weft/autograd/functions/rope.h"
 
+#include <utility>
+
 #include "weft/autograd/node.h"
 
 namespace weft::autograd {
@@ -30,7 +32,9 @@ QkvVariables three(const std::vector<Variable>& outputs) {
 }  // namespace
 
 Variable rope(const Variable& x, const RopeOptions& options) {
-  return record("rope", weft::rope(x.data(), options), {x},
+  Tensor y = weft::rope(x.data(), options);
+  if (!grad_enabled()) return Variable(std::move(y));
+  return record("rope", std::move(y), {x},
                 [saved = SavedOptions(options)](const Tensor& dy) -> std::vector<Tensor> {
                   return {rope_backward(dy, saved.get())};
                 });

@@ -9,13 +9,22 @@ namespace {
 
 /// A function whose backward only gives the gradient the input's shape again.
 Variable record_reshaped(const char* name, Tensor y, const Variable& x) {
+  if (!grad_enabled()) return Variable(std::move(y));
   return record(
       name, std::move(y), {x},
       [shape = x.shape()](const Tensor& dy) -> std::vector<Tensor> { return {dy.reshape(shape)}; });
 }
 
+std::vector<Variable> as_variables(std::vector<Tensor> tensors) {
+  std::vector<Variable> variables;
+  variables.reserve(tensors.size());
+  for (Tensor& tensor : tensors) variables.emplace_back(std::move(tensor));
+  return variables;
+}
+
 std::vector<Variable> record_split(std::vector<Tensor> pieces, const Variable& x, int axis) {
   if (pieces.empty()) return {};
+  if (!grad_enabled()) return as_variables(std::move(pieces));
   std::vector<int64_t> sizes;
   for (const Tensor& piece : pieces) sizes.push_back(piece.size(axis));
   return record(

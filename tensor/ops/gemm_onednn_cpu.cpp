@@ -16,6 +16,7 @@
 #include "ops/derived_cache.h"
 #include "ops/gemm_cpu.h"
 #include "ops/lru_cache.h"
+#include "thread_team.h"
 
 namespace weft::cpu {
 namespace {
@@ -145,6 +146,7 @@ void execute(const Primitive& primitive, const GemmCall& call, void* b) {
   if (call.bias.data != nullptr)
     arguments.emplace(DNNL_ARG_BIAS, memory_at(primitive.bias, call.bias.data));
   dnnl::stream stream(engine());
+  rest_own_threads();
   primitive.matmul.execute(stream, arguments);
 }
 
@@ -173,6 +175,7 @@ Tensor pack(const Tensor& matrix, const dnnl::memory::desc& layout) {
                                 matrix.raw_data());
   dnnl::memory to = memory_at(layout, packed.raw_data());
   dnnl::stream stream(engine());
+  rest_own_threads();
   dnnl::reorder(from, to).execute(stream, from, to);
   return packed;
 }
@@ -187,6 +190,7 @@ bool prefers_sgemm(const GemmCall& call) {
 
 void run_sgemm(const GemmCall& call) {
   const bool transpose_a = call.a.column_stride != 1, transpose_b = call.b.column_stride != 1;
+  rest_own_threads();
   const dnnl_status_t status =
       dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', call.m, call.n, call.k,
                  static_cast<float>(call.alpha), call.a.as<const float>(),

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -49,6 +50,39 @@ TEST(ParallelFor, NestedCallsRunInTheCallingThread) {
   });
   EXPECT_LE(inner_calls, 2);
   EXPECT_GE(inner_calls, 1);
+}
+
+TEST(ParallelFor, RunsInSeveralThreadsOfTheProgramAtATime) {
+  constexpr int kCallers = 3, kRuns = 200, kCount = 500;
+  std::vector<int64_t> totals(kCallers, 0);
+  std::vector<std::thread> callers;
+  for (int64_t& total : totals) {
+    callers.emplace_back([&total] {
+      for (int run = 0; run < kRuns; ++run) {
+        std::vector<int64_t> values(kCount, 0);
+        parallel_for(0, kCount, 1, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) values[static_cast<size_t>(i)] += i;
+        });
+        for (int64_t value : values) total += value;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(totals, std::vector<int64_t>(kCallers, int64_t{kRuns} * kCount * (kCount - 1) / 2));
+}
+
+TEST(ParallelFor, RunsMoreThreadsThanThereAreCores) {
+  const int before = num_threads();
+  set_num_threads(9);
+  std::vector<int> visits(1000, 0);
+  for (int run = 0; run < 20; ++run) {
+    parallel_for(0, 1000, 1, [&](int64_t begin, int64_t end, int thread) {
+      ASSERT_LT(thread, 9);
+      for (int64_t i = begin; i < end; ++i) ++visits[static_cast<size_t>(i)];
+    });
+  }
+  set_num_threads(before);
+  EXPECT_EQ(visits, std::vector<int>(1000, 20));
 }
 
 TEST(SetNumThreads, RefusesZero) {
