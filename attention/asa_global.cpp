@@ -83,8 +83,8 @@ AsaGlobal::LatentRows AsaGlobal::compress(const Variable& latents, const Variabl
   blocks.rope_keys = rope_compressor_->forward(raw_rope_keys);
   const int64_t count = blocks.latents.size(1), begin = position + first * asa_.stride;
   if (count > 0) {
-    blocks.rope_keys = turn(blocks.rope_keys, arange(begin, begin + count * asa_.stride,
-                                                     asa_.stride, DType::i64, latents.device()));
+    blocks.rope_keys =
+        turn(blocks.rope_keys, arange(begin, begin + count * asa_.stride, asa_.stride));
   }
   return blocks;
 }

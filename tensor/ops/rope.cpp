@@ -147,6 +147,8 @@ void choose_table(const char* op, const Tensor& x, int64_t rotary_dim, const Rop
                "{}: table must be [positions, {}], got {}", op, rotary_dim, table);
     WEFT_CHECK(table.dtype() == dtype, DTypeError, "{}: table must be {} for x {}, got {}", op,
                dtype, x, table);
+    WEFT_CHECK(table.device() == x.device(), DeviceError, "{}: table must be on {}, got {}", op,
+               x.device(), table);
     WEFT_CHECK(needed <= table.size(0), IndexError, "{}: position {} is beyond the table {}", op,
                needed - 1, table);
     params.table = table.contiguous();
@@ -165,7 +167,8 @@ void choose_table(const char* op, const Tensor& x, int64_t rotary_dim, const Rop
     params.table = table_cache().get(options.theta, rotary_dim, needed, dtype, x.device());
   }
   params.first_row = options.offset;
-  if (options.positions.defined()) params.rows = options.positions.expand({batch, tokens});
+  if (options.positions.defined())
+    params.rows = options.positions.to(x.device()).expand({batch, tokens});
 }
 
 bool last_axis_dense(const Tensor& x) {

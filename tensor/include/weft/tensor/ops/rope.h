@@ -17,7 +17,7 @@ struct RopeOptions {
   int64_t rotary_begin = 0;  ///< first channel that turns
   int64_t rotary_dim = 0;    ///< R, even; 0 means all channels from rotary_begin on
   int64_t offset = 0;        ///< position of the first token, where `positions` is undefined
-  Tensor positions = {};     ///< i64 [T] or [B, T], at least 0
+  Tensor positions = {};     ///< i64 [T] or [B, T], at least 0; read on the CPU, best kept there
   Tensor table = {};         ///< see rope_table(); undefined means the cached one of theta and R
 };
 
