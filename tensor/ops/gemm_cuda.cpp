@@ -261,6 +261,10 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
     const int last = loop.shape.rank() - 1;
     constexpr int64_t kMostMatrices = 65535;  // of one call
     const int64_t inner = loop.shape[last];
+    // Of a single matrix there is none that could spoil its alignment.
+    const auto batch_stride = [&](size_t operand) {
+      return inner > 1 ? loop.strides[operand][last] : 0;
+    };
     cuda::DeviceContext& context = cuda::device_context(stream.device());
 
     PlanKey key{.device = stream.device().index,
@@ -270,9 +274,9 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
                 .n = c.size(-1),
                 .k = left.size(-1),
                 .batch = std::min(inner, kMostMatrices),
-                .a = operand_key(left, loop.strides[1][last]),
-                .b = operand_key(right, loop.strides[2][last]),
-                .c = operand_key(c, loop.strides[0][last]),
+                .a = operand_key(left, batch_stride(1)),
+                .b = operand_key(right, batch_stride(2)),
+                .c = operand_key(c, batch_stride(0)),
                 .bias = bias.defined()};
     const cuda::Workspace workspace = context.cublas_workspace(stream);
     const auto plan_for = [&](const PlanKey& wanted) {
