@@ -1,6 +1,12 @@
 // Matrix products on the GPU, through cuBLASLt. The library thinks in columns: a matrix with dense
 // rows is, to it, the transpose with dense columns. So c = a b is asked for as c^T = b^T a^T, which
 // leaves all matrices where they are; "left" and "right" below are b and a.
+//
+// Sums are kept in float (double for f64). Where c or a bias is added to a product of half types,
+// some of the library's algorithms round the product to the type of the result first, so that the
+// result can be wrong by half a unit of the product besides half a unit of its own. On Hopper these
+// are the ones for aligned operands, where beta is 1, and for bf16 those that add a bias to sums
+// made in parts. Nothing in the library's description of an algorithm tells them apart.
 #include <algorithm>
 #include <array>
 #include <bit>
