@@ -32,8 +32,8 @@ template <class A>
 
 /// Adds the products of `Rows` rows and kLanes / Rows keys over some dims, in whole vectors.
 template <class A, int Rows>
-[[gnu::always_inline]] inline void dot_add(simd::Vec<A> (&sum)[simd::kLanes<A>], int64_t width, const A* q, int64_t ldq,
-                    const A* const* keys) {
+[[gnu::always_inline]] inline void dot_add(simd::Vec<A> (&sum)[simd::kLanes<A>], int64_t width,
+                                           const A* q, int64_t ldq, const A* const* keys) {
   constexpr int kKeys = simd::kLanes<A> / Rows;
   for (int64_t d = 0; d < width; d += simd::kLanes<A>) {
     simd::Vec<A> row[Rows];

@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(kListThreads)
         const auto x = cuda::load_pack<kWidth>(from + i);
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
-          p.values[k] = item.decay * p.values[k] - item.step_size * static_cast<T>(cuda::widen(x.values[k]));
+          p.values[k] =
+              item.decay * p.values[k] - item.step_size * static_cast<T>(cuda::widen(x.values[k]));
         }
         cuda::store_pack(item.parameter + i, p);
       });

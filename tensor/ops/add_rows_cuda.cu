@@ -1,8 +1,8 @@
 #include <cub/device/device_radix_sort.cuh>
 
-#include "ops/add_rows_cuda.h"
 #include "weft/tensor/error.h"
 
+#include "ops/add_rows_cuda.h"
 #include "ops/rows_cuda.cuh"
 
 namespace weft {

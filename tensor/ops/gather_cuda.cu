@@ -125,9 +125,10 @@ void scatter_add_cuda(Tensor& x, int axis, const Tensor& index, const Tensor& so
                       Stream stream) {
   const int64_t length = index.shape()[axis];
   const int64_t step = x.strides()[axis];
-  // One list of rows: index_add() along the first axis of a dense tensor, or any sums into a vector.
-  bool is_list = axis == 0 && x.is_contiguous() && source.is_contiguous() &&
-                 length > 1 && index.strides()[0] == 1 && x.size(0) > 0;
+  // One list of rows: index_add() along the first axis of a dense tensor, or any sums into a
+  // vector.
+  bool is_list = axis == 0 && x.is_contiguous() && source.is_contiguous() && length > 1 &&
+                 index.strides()[0] == 1 && x.size(0) > 0;
   for (int a = 1; a < x.rank(); ++a) {
     is_list = is_list && index.shape()[a] == x.shape()[a] &&
               (index.strides()[a] == 0 || index.shape()[a] == 1);
