@@ -7,8 +7,8 @@
 
 namespace weft::apps {
 
-/// The device of a --device argument: auto, cpu, cuda or cuda:N. Throws DeviceError where this
-/// build or machine has no such device.
+/// The device of a --device argument: auto or cpu. Throws ConfigError for what names no device, and
+/// DeviceError for a GPU.
 Device resolve_device(const std::string& name);
 
 /// FLOP/s of a matrix product of this type that is large enough to reach the machine's rate: what

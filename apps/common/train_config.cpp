@@ -47,7 +47,7 @@ void TrainConfig::add_to(Options& options) {
       .not_in_config();
   options.add("report-to", &report_to, "files written besides train.log: csv, tensorboard, html");
   options.group("Machine");
-  options.add("device", &device, "auto, cpu, cuda or cuda:N");
+  options.add("device", &device, "auto or cpu");
   options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
   options.add("deterministic", &deterministic,
               "same seed, build and device give the same bits; on a GPU at a price in speed");
