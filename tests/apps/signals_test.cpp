@@ -1,8 +1,8 @@
 #include "common/signals.h"
 
+#include <atomic>
 #include <chrono>
 #include <csignal>
-#include <future>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -11,18 +11,22 @@
 namespace weft::apps {
 namespace {
 
-/// A thread that sleeps, as libraries make them when they are loaded: signals do not pass it by.
+/// A thread that was there first, as libraries make them when they are loaded: signals do not pass
+/// it by. It wakes often, since the thread sanitizer hands a signal on when a call returns.
 class EarlierThread {
  public:
-  EarlierThread() : thread_([this] { done_.get_future().wait(); }) {}
+  EarlierThread()
+      : thread_([this] {
+          while (!done_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }) {}
   ~EarlierThread() {
-    done_.set_value();
+    done_ = true;
     thread_.join();
   }
   pthread_t handle() { return thread_.native_handle(); }
 
  private:
-  std::promise<void> done_;
+  std::atomic<bool> done_{false};
   std::thread thread_;
 };
 
