@@ -13,6 +13,32 @@ std::string join(const std::string& prefix, const std::string& name) {
   return prefix.empty() ? name : prefix + "." + name;
 }
 
+/// Converts parameters so that those which are parts of one storage, as the projections that one
+/// product computes together, are parts of one storage afterwards.
+class ParameterConversion {
+ public:
+  explicit ParameterConversion(std::function<Tensor(const Tensor&)> convert)
+      : convert_(std::move(convert)) {}
+
+  Tensor operator()(const Tensor& data) {
+    const Storage& storage = *data.storage();
+    const auto whole = static_cast<int64_t>(storage.bytes() / size_of(data.dtype()));
+    if (data.numel() == whole && data.is_contiguous()) return convert_(data);
+    const auto [known, is_new] = converted_.try_emplace(data.storage(), Tensor());
+    if (is_new) {
+      const Shape shape{whole};
+      known->second =
+          convert_(Tensor(data.storage(), {shape, contiguous_strides(shape), 0}, data.dtype()));
+    }
+    const Tensor& flat = known->second;
+    return Tensor(flat.storage(), data.layout(), flat.dtype());
+  }
+
+ private:
+  std::function<Tensor(const Tensor&)> convert_;
+  std::unordered_map<std::shared_ptr<Storage>, Tensor> converted_;
+};
+
 }  // namespace
 
 void Module::check_new_name(const std::string& name) const {
@@ -144,10 +170,11 @@ void Module::zero_grad() {
 void Module::to(DType dtype) {
   WEFT_CHECK(is_floating(dtype), DTypeError, "to: parameters must be of a floating type, got {}",
              dtype);
-  visit([dtype](const std::string&, Module& module) {
+  ParameterConversion convert([dtype](const Tensor& data) { return data.to(dtype); });
+  visit([&](const std::string&, Module& module) {
     for (NamedParameter& own : module.parameters_) {
       own.parameter.zero_grad();
-      own.parameter.set_data(own.parameter.data().to(dtype));
+      if (own.parameter.dtype() != dtype) own.parameter.set_data(convert(own.parameter.data()));
     }
     for (Buffer& own : module.buffers_) {
       if (is_floating(own.tensor->dtype())) *own.tensor = own.tensor->to(dtype);
@@ -156,10 +183,11 @@ void Module::to(DType dtype) {
 }
 
 void Module::to(Device device) {
-  visit([device](const std::string&, Module& module) {
+  ParameterConversion convert([device](const Tensor& data) { return data.to(device); });
+  visit([&](const std::string&, Module& module) {
     for (NamedParameter& own : module.parameters_) {
       own.parameter.zero_grad();
-      own.parameter.set_data(own.parameter.data().to(device));
+      if (own.parameter.device() != device) own.parameter.set_data(convert(own.parameter.data()));
     }
     for (Buffer& own : module.buffers_) *own.tensor = own.tensor->to(device);
   });

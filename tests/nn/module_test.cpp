@@ -118,6 +118,22 @@ TEST(Module, ConvertsFloatingTensorsInPlace) {
   EXPECT_THROW(module.to(DType::i32), DTypeError);
 }
 
+TEST(Module, PartsOfOneStorageStayTogetherWhenConverted) {
+  struct Packed : Module {
+    Packed() : Module("Packed") {
+      const Tensor both = arange(0, 12, 1, DType::f32).view({4, 3});
+      upper = register_parameter("upper", both.slice(0, 0, 1));
+      lower = register_parameter("lower", both.slice(0, 1, 4));
+    }
+    Variable upper, lower;
+  } module;
+  module.to(DType::f64);
+  EXPECT_EQ(module.upper.data().storage(), module.lower.data().storage());
+  EXPECT_EQ(module.lower.data().offset(), 3);
+  EXPECT_EQ(module.lower.data().to_vector<double>(),
+            std::vector<double>({3, 4, 5, 6, 7, 8, 9, 10, 11}));
+}
+
 TEST(Module, PrintsItsTree) {
   EXPECT_EQ(Outer().to_string(), "Outer()\n  (first) Inner()\n  (second) Inner()\n");
 }
