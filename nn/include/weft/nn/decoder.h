@@ -92,6 +92,8 @@ class DecoderLM final : public Module {
   DecoderLM(const DecoderConfig& config, const MixerFactory& mixers, Generator& generator);
 
   const DecoderConfig& config() const { return config_; }
+  /// Where the parameters live; tokens must live there too.
+  Device device() const { return head_weight().device(); }
 
   /// tokens [B, T] of i64 or i32 -> final normed states [B, T, E]. `generator` is needed in
   /// training with dropout.
