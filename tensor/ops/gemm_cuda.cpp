@@ -7,15 +7,22 @@
 // result can be wrong by half a unit of the product besides half a unit of its own. On Hopper these
 // are the ones for aligned operands, where beta is 1, and for bf16 those that add a bias to sums
 // made in parts. Nothing in the library's description of an algorithm tells them apart.
+//
+// The library guesses which of its algorithms is fastest; for large products the first few of its
+// guesses are timed once for each shape. Where results must repeat to the bit its first guess is
+// taken, since timings differ from run to run.
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include <cublasLt.h>
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/determinism.h"
+#include "weft/tensor/error.h"
 #include "weft/tensor/ops/arithmetic.h"
 #include "weft/tensor/ops/linear.h"
 
@@ -71,6 +78,7 @@ struct PlanKey {
   int64_t m = 0, n = 0, k = 0, batch = 0;
   OperandKey a, b, c;
   bool bias = false;
+  bool deterministic = false;  // the choice must not depend on timings
 
   friend bool operator==(const PlanKey&, const PlanKey&) = default;
 };
@@ -88,7 +96,8 @@ struct PlanKeyHash {
       mix(operand.alignment * 2 + operand.transposed);
     };
     mix(key.device);
-    mix(static_cast<int64_t>(key.dtype) * 32 + static_cast<int64_t>(key.out_dtype) * 2 + key.bias);
+    mix(static_cast<int64_t>(key.dtype) * 64 + static_cast<int64_t>(key.out_dtype) * 4 +
+        key.bias * 2 + key.deterministic);
     for (const int64_t size : {key.m, key.n, key.k, key.batch}) mix(size);
     for (const OperandKey& operand : {key.a, key.b, key.c}) mix_operand(operand);
     return hash;
@@ -99,8 +108,21 @@ struct PlanKeyHash {
 struct Plan {
   MatmulDescriptor product;
   LayoutDescriptor left, right, out;
-  cublasLtMatmulAlgo_t algorithm;
-  bool supported = false;
+  std::vector<cublasLtMatmulAlgo_t> algorithms;  // the first is to be used; none: unsupported
+
+  bool supported() const { return !algorithms.empty(); }
+};
+
+/// Where the operands of a product lie and what it runs with.
+struct Call {
+  const void* a;
+  const void* b;
+  void* c;
+  const void* bias;  // null without one
+  double alpha, beta;
+  cublasLtHandle_t handle;
+  cuda::Workspace workspace;
+  Stream stream;
 };
 
 LayoutDescriptor make_layout(DType dtype, int64_t rows, int64_t columns, const OperandKey& operand,
@@ -155,17 +177,17 @@ MatmulDescriptor make_product(const PlanKey& key, const void* bias) {
   return product;
 }
 
-std::shared_ptr<const Plan> make_plan(const PlanKey& key, cublasLtHandle_t handle,
-                                      size_t workspace_bytes) {
-  auto plan = std::make_shared<Plan>();
-  plan->product = make_product(key, nullptr);
+Plan make_plan(const PlanKey& key, cublasLtHandle_t handle, size_t workspace_bytes,
+               int most_algorithms) {
+  Plan plan;
+  plan.product = make_product(key, nullptr);
   const auto layout = [&](DType dtype, int64_t rows, int64_t columns, const OperandKey& operand) {
     if (operand.transposed) std::swap(rows, columns);
     return make_layout(dtype, rows, columns, operand, key.batch);
   };
-  plan->left = layout(key.dtype, key.n, key.k, key.b);
-  plan->right = layout(key.dtype, key.k, key.m, key.a);
-  plan->out = layout(key.out_dtype, key.n, key.m, key.c);
+  plan.left = layout(key.dtype, key.n, key.k, key.b);
+  plan.right = layout(key.dtype, key.k, key.m, key.a);
+  plan.out = layout(key.out_dtype, key.n, key.m, key.c);
 
   cublasLtMatmulPreference_t raw_preference = nullptr;
   WEFT_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&raw_preference));
@@ -183,14 +205,79 @@ std::shared_ptr<const Plan> make_plan(const PlanKey& key, cublasLtHandle_t handl
   set_preference(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
                  static_cast<uint32_t>(key.c.alignment));
 
-  cublasLtMatmulHeuristicResult_t choice{};
+  std::vector<cublasLtMatmulHeuristicResult_t> choices(static_cast<size_t>(most_algorithms));
   int found = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle, plan->product.get(), plan->left.get(), plan->right.get(), plan->out.get(),
-      plan->out.get(), preference.get(), 1, &choice, &found);
-  plan->supported =
-      status == CUBLAS_STATUS_SUCCESS && found > 0 && choice.state == CUBLAS_STATUS_SUCCESS;
-  plan->algorithm = choice.algo;
+      handle, plan.product.get(), plan.left.get(), plan.right.get(), plan.out.get(), plan.out.get(),
+      preference.get(), most_algorithms, choices.data(), &found);
+  if (status != CUBLAS_STATUS_SUCCESS) found = 0;
+  for (int i = 0; i < found; ++i) {
+    const cublasLtMatmulHeuristicResult_t& choice = choices[static_cast<size_t>(i)];
+    if (choice.state == CUBLAS_STATUS_SUCCESS) plan.algorithms.push_back(choice.algo);
+  }
+  return plan;
+}
+
+cublasStatus_t run_product(const PlanKey& key, const Plan& plan,
+                           const cublasLtMatmulAlgo_t& algorithm, const Call& call) {
+  const float alpha32 = static_cast<float>(call.alpha);
+  const float beta32 = static_cast<float>(call.beta);
+  const bool is_double = key.dtype == DType::f64;
+  // Plans are shared by threads, so a product that carries an address is made anew.
+  const MatmulDescriptor with_bias = key.bias ? make_product(key, call.bias) : MatmulDescriptor();
+  return cublasLtMatmul(call.handle, (key.bias ? with_bias : plan.product).get(),
+                        is_double ? static_cast<const void*>(&call.alpha) : &alpha32, call.b,
+                        plan.left.get(), call.a, plan.right.get(),
+                        is_double ? static_cast<const void*>(&call.beta) : &beta32, call.c,
+                        plan.out.get(), call.c, plan.out.get(), &algorithm, call.workspace.data,
+                        call.workspace.bytes, cuda::native(call.stream));
+}
+
+/// Puts the fastest of the plan's algorithms first, by running each on a copy of the result's
+/// shape.
+void tune(const PlanKey& key, Plan& plan, Call call) {
+  constexpr int kRuns = 3;
+  const int64_t last_matrix = (key.batch - 1) * key.c.batch_stride;
+  const int64_t elements = last_matrix + (key.m - 1) * key.c.leading + key.n;
+  const Tensor scratch = zeros({elements}, key.out_dtype, call.stream.device());
+  call.c = scratch.raw_data();
+  Event begin(call.stream.device(), /*timed=*/true), end(call.stream.device(), /*timed=*/true);
+  size_t best = 0;
+  double best_ms = 0;
+  for (size_t i = 0; i < plan.algorithms.size(); ++i) {
+    const auto run = [&] { return run_product(key, plan, plan.algorithms[i], call); };
+    if (run() != CUBLAS_STATUS_SUCCESS) continue;
+    begin.record(call.stream);
+    for (int repeat = 0; repeat < kRuns; ++repeat) WEFT_CUBLAS_CHECK(run());
+    end.record(call.stream);
+    end.synchronize();
+    const double ms = begin.milliseconds_to(end);
+    if (best_ms == 0 || ms < best_ms) {
+      best = i;
+      best_ms = ms;
+    }
+  }
+  plan.algorithms = {plan.algorithms[best]};
+}
+
+/// Whether timing the algorithms can pay and is possible now.
+bool is_worth_tuning(const PlanKey& key, Stream stream) {
+  constexpr double kLeastFlops = 2e9;
+  const double flops = 2.0 * static_cast<double>(key.m) * static_cast<double>(key.n) *
+                       static_cast<double>(key.k) * static_cast<double>(key.batch);
+  return flops >= kLeastFlops && !key.deterministic && !cuda::is_capturing(stream);
+}
+
+std::shared_ptr<const Plan> choose_plan(const PlanKey& key, const Call& call) {
+  const bool tuned = is_worth_tuning(key, call.stream);
+  auto plan =
+      std::make_shared<Plan>(make_plan(key, call.handle, call.workspace.bytes, tuned ? 8 : 1));
+  if (tuned && plan->algorithms.size() > 1) {
+    try {
+      tune(key, *plan, call);
+    } catch (const OutOfMemoryError&) {  // no room to try: the library's first guess it is
+    }
+  }
   return plan;
 }
 
@@ -283,42 +370,38 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
                 .a = operand_key(left, batch_stride(1)),
                 .b = operand_key(right, batch_stride(2)),
                 .c = operand_key(c, batch_stride(0)),
-                .bias = bias.defined()};
-    const cuda::Workspace workspace = context.cublas_workspace(stream);
+                .bias = bias.defined(),
+                .deterministic = is_deterministic()};
+    Call call{.a = nullptr,
+              .b = nullptr,
+              .c = nullptr,
+              .bias = bias.defined() ? bias.raw_data() : nullptr,
+              .alpha = epilogue.alpha,
+              .beta = epilogue.beta,
+              .handle = context.cublas_lt(),
+              .workspace = context.cublas_workspace(stream),
+              .stream = stream};
     const auto plan_for = [&](const PlanKey& wanted) {
-      return plans().get_or_make(
-          wanted, [&] { return make_plan(wanted, context.cublas_lt(), workspace.bytes); });
+      return plans().get_or_make(wanted, [&] { return choose_plan(wanted, call); });
     };
     for (int64_t index = 0; index < loop.shape.numel();) {
       key.batch = std::min({inner - index % inner, inner, kMostMatrices});
       const auto [c_offset, a_offset, b_offset] = batch_offsets(loop, index);
-      const void* const a_data = advance(left, a_offset);
-      const void* const b_data = advance(right, b_offset);
-      void* const c_data = const_cast<char*>(advance(c, c_offset));
-      key.a.alignment = alignment_of(a_data, key.a.batch_stride, key.dtype);
-      key.b.alignment = alignment_of(b_data, key.b.batch_stride, key.dtype);
-      key.c.alignment = alignment_of(c_data, key.c.batch_stride, key.out_dtype);
+      call.a = advance(left, a_offset);
+      call.b = advance(right, b_offset);
+      call.c = const_cast<char*>(advance(c, c_offset));
+      key.a.alignment = alignment_of(call.a, key.a.batch_stride, key.dtype);
+      key.b.alignment = alignment_of(call.b, key.b.batch_stride, key.dtype);
+      key.c.alignment = alignment_of(call.c, key.c.batch_stride, key.out_dtype);
       std::shared_ptr<const Plan> plan = plan_for(key);
-      if (!plan->supported && key.bias) {  // types for which the library has no such epilogue
+      if (!plan->supported() && key.bias) {  // types for which the library has no such epilogue
         key.bias = false;
         add_bias = true;
         plan = plan_for(key);
       }
-      WEFT_CHECK(plan->supported, NotImplementedError,
+      WEFT_CHECK(plan->supported(), NotImplementedError,
                  "matmul: cuBLASLt has no algorithm for {} x {} into {}", a, b, c);
-      // Plans are shared by threads, so a product that carries an address is made anew.
-      const MatmulDescriptor with_bias =
-          key.bias ? make_product(key, bias.raw_data()) : MatmulDescriptor();
-      const float alpha32 = static_cast<float>(epilogue.alpha);
-      const float beta32 = static_cast<float>(epilogue.beta);
-      const bool is_double = key.dtype == DType::f64;
-      WEFT_CUBLAS_CHECK(
-          cublasLtMatmul(context.cublas_lt(), (key.bias ? with_bias : plan->product).get(),
-                         is_double ? static_cast<const void*>(&epilogue.alpha) : &alpha32, b_data,
-                         plan->left.get(), a_data, plan->right.get(),
-                         is_double ? static_cast<const void*>(&epilogue.beta) : &beta32, c_data,
-                         plan->out.get(), c_data, plan->out.get(), &plan->algorithm, workspace.data,
-                         workspace.bytes, cuda::native(stream)));
+      WEFT_CUBLAS_CHECK(run_product(key, *plan, plan->algorithms.front(), call));
       index += key.batch;
     }
   }
