@@ -10,6 +10,8 @@
 
 #include "weft/tensor/check.h"
 
+#include "cuda/relaxed_capture.h"
+
 namespace weft::attention {
 namespace {
 
@@ -323,6 +325,7 @@ class PlanCache {
     auto [entry, is_new] = entries_.try_emplace(key);
     Entry& found = entry->second;
     if (is_new) {
+      const cuda::RelaxedCapture relaxed;  // kernels are made and loaded, but not run
       try {
         found.plan.emplace(make());
       } catch (const Error& error) {  // no work was started: the caller has other kernels

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
 
 #include "allocator_mode.h"
 #include "cuda/backend.h"
@@ -83,7 +84,7 @@ class CudaAllocator : public Allocator {
 
   // Memory of graphs; allocators that cannot give it take part in no capture.
   virtual void* open_graph() {
-    throw_error<NotImplementedError>(
+    throw_error<CaptureError>(
         "graph: needs the caching allocator; unset WEFT_ALLOCATOR, or the driver lacks virtual "
         "memory");
   }

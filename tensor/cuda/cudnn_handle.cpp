@@ -7,6 +7,8 @@
 
 #include "weft/tensor/check.h"
 
+#include "cuda/relaxed_capture.h"
+
 namespace weft::cudnn {
 namespace {
 
@@ -40,6 +42,7 @@ Pool::Entry take_idle(Pool& pool, void* stream) {
 }
 
 cudnnHandle_t make_handle() {
+  const cuda::RelaxedCapture relaxed;
   cudnnHandle_t handle = nullptr;
   WEFT_CUDNN_CHECK(cudnnCreate(&handle));
   return handle;

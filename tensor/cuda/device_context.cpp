@@ -7,6 +7,7 @@
 
 #include "cuda/allocator.h"
 #include "cuda/backend.h"
+#include "cuda/graph.h"
 #include "cuda/probe.h"
 
 namespace weft::cuda {
@@ -209,6 +210,7 @@ void set_current_stream(Stream stream) {
 }
 
 void synchronize(Stream stream) {
+  refuse_wait_in_capture("stream: synchronize()");
   const DeviceGuard guard(stream.device().index);
   WEFT_CUDA_CHECK(cudaStreamSynchronize(native(stream)));
   check_faults(stream.device());
@@ -245,10 +247,12 @@ void wait_for_event(void* event, Stream stream) {
 }
 
 void synchronize_event(void* event) {
+  refuse_wait_in_capture("event: synchronize()");
   WEFT_CUDA_CHECK(cudaEventSynchronize(static_cast<cudaEvent_t>(event)));
 }
 
 double milliseconds_between(void* from, void* to) {
+  refuse_wait_in_capture("event: milliseconds_to()");
   float milliseconds = 0;
   WEFT_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from),
                                        static_cast<cudaEvent_t>(to)));

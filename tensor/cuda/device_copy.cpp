@@ -1,8 +1,10 @@
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
 #include "weft/tensor/tensor.h"
 
 #include "cuda/backend.h"
 #include "cuda/device_context.h"
+#include "cuda/graph.h"
 #include "cuda/pinned_memory.h"
 
 namespace weft::cuda {
@@ -16,13 +18,24 @@ size_t bytes_of(const Tensor& tensor) {
 void upload(const Tensor& source, Tensor& destination) {
   const Stream stream = current_stream(destination.device());
   const DeviceGuard guard(destination.device().index);
+  if (is_thread_capturing()) {
+    WEFT_CHECK(is_pinned(source.raw_data()), CaptureError,
+               "copy: {} to {} cannot be captured in a graph, whose replays would read that memory "
+               "again; only page-locked memory can be copied there",
+               source, destination.device());
+    keep_for_graph(source.storage());
+  }
   // From other than page-locked memory the call returns when it has read all of it.
   WEFT_CUDA_CHECK(cudaMemcpyAsync(destination.raw_data(), source.raw_data(), bytes_of(source),
                                   cudaMemcpyHostToDevice, native(stream)));
-  note_pinned_use(source.raw_data(), stream);
+  if (!is_thread_capturing()) note_pinned_use(source.raw_data(), stream);
 }
 
 void download(const Tensor& source, Tensor& destination) {
+  if (is_thread_capturing()) {
+    const std::string copy = fmt::format("copy: {} to the CPU (to(), item(), to_vector())", source);
+    refuse_wait_in_capture(copy.c_str());
+  }
   const Stream stream = current_stream(source.device());
   const DeviceGuard guard(source.device().index);
   WEFT_CUDA_CHECK(cudaMemcpyAsync(destination.raw_data(), source.raw_data(), bytes_of(source),

@@ -4,6 +4,7 @@
 
 #include "cuda/device_context.h"
 #include "cuda/driver_api.h"
+#include "cuda/relaxed_capture.h"
 
 namespace weft::cuda {
 namespace {
@@ -47,7 +48,6 @@ class MappedPages final : public PageRange {
   bool commit(size_t first_page, size_t count) override {
     const DeviceGuard guard(device_index_);
     WEFT_CUDA_CHECK(cudaSetDevice(device_index_));  // makes its context where there is none yet
-    // Making memory is no work on a stream, and so no part of a graph that is being captured.
     const RelaxedCapture relaxed;
     for (size_t page = first_page; page < first_page + count; ++page) {
       if (!map(page)) {
@@ -74,17 +74,6 @@ class MappedPages final : public PageRange {
   }
 
  private:
-  class RelaxedCapture {
-   public:
-    RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-    ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-    RelaxedCapture(const RelaxedCapture&) = delete;
-    RelaxedCapture& operator=(const RelaxedCapture&) = delete;
-
-   private:
-    cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-  };
-
   CUdeviceptr address(size_t page) const {
     return reinterpret_cast<CUdeviceptr>(begin_ + page * kPieceBytes);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -10,6 +11,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/device_context.h"
+#include "cuda/relaxed_capture.h"
 
 namespace weft::cuda {
 namespace {
@@ -32,6 +34,7 @@ class PinnedPool {
   void* take(size_t bytes) {
     const size_t size = std::bit_ceil(std::max<size_t>(bytes, 4096));
     const std::lock_guard lock(mutex_);
+    const RelaxedCapture relaxed;
     for (auto& [data, block] : blocks_) {
       if (!block.is_free || block.bytes != size || !is_done(block)) continue;
       block.is_free = false;
@@ -52,14 +55,16 @@ class PinnedPool {
     blocks_.at(static_cast<char*>(data)).is_free = true;
   }
 
+  bool has(const void* data) {
+    const std::lock_guard lock(mutex_);
+    return find(data) != nullptr;
+  }
+
   bool note_use(const void* data, Stream stream) {
     const std::lock_guard lock(mutex_);
-    auto* const at = static_cast<char*>(const_cast<void*>(data));
-    auto found = blocks_.upper_bound(at);
-    if (found == blocks_.begin()) return false;
-    --found;
-    if (at >= found->first + found->second.bytes) return false;
-    std::vector<Use>& uses = found->second.uses;
+    Block* const block = find(data);
+    if (block == nullptr) return false;
+    std::vector<Use>& uses = block->uses;
     auto use = std::find_if(uses.begin(), uses.end(), [&](const Use& other) {
       return other.stream == stream.native_handle();
     });
@@ -73,6 +78,15 @@ class PinnedPool {
   }
 
  private:
+  /// The block that the address is in, or null.
+  Block* find(const void* data) {
+    auto* const at = static_cast<char*>(const_cast<void*>(data));
+    const auto found = blocks_.upper_bound(at);
+    if (found == blocks_.begin()) return nullptr;
+    auto& [begin, block] = *std::prev(found);
+    return at < begin + block.bytes ? &block : nullptr;
+  }
+
   static bool is_done(Block& block) {
     for (const Use& use : block.uses) {
       if (cudaEventQuery(use.event) == cudaSuccess) continue;
@@ -98,6 +112,10 @@ PinnedPool& pool() {
 
 std::shared_ptr<void> allocate_pinned(size_t bytes) {
   return {pool().take(bytes), [](void* data) { pool().give_back(data); }};
+}
+
+bool is_pinned(const void* data) {
+  return pool().has(data);
 }
 
 bool note_pinned_use(const void* data, Stream stream) {

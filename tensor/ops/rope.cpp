@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
 #include "weft/tensor/kernel.h"
 #include "weft/tensor/parallel.h"
 
@@ -165,6 +166,7 @@ void choose_table(const char* op, const Tensor& x, int64_t rotary_dim, const Rop
     return;
   } else {
     params.table = table_cache().get(options.theta, rotary_dim, needed, dtype, x.device());
+    keep_for_capture(params.table);
   }
   params.first_row = options.offset;
   if (options.positions.defined())
