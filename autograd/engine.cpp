@@ -21,6 +21,11 @@ const Tensor& SavedTensor::get() const {
   return tensor_;
 }
 
+bool SavedTensor::is(const Tensor& tensor) const {
+  return tensor_.defined() && tensor.defined() && tensor.storage() == tensor_.storage() &&
+         tensor.version() == version_;
+}
+
 bool must_record(const std::vector<Variable>& inputs) {
   return grad_enabled() && std::any_of(inputs.begin(), inputs.end(), [](const Variable& input) {
            return input.defined() && input.requires_grad();
@@ -150,13 +155,36 @@ std::vector<std::shared_ptr<Node>> reachable_nodes(const std::vector<Variable>& 
   return nodes;
 }
 
+/// The ones that the innermost backward() of this thread has made.
+thread_local std::vector<SavedTensor>* unit_seeds = nullptr;
+
+class UnitSeedsGuard {
+ public:
+  explicit UnitSeedsGuard(std::vector<SavedTensor>& seeds)
+      : previous_(std::exchange(unit_seeds, &seeds)) {}
+  ~UnitSeedsGuard() { unit_seeds = previous_; }
+  UnitSeedsGuard(const UnitSeedsGuard&) = delete;
+  UnitSeedsGuard& operator=(const UnitSeedsGuard&) = delete;
+
+ private:
+  std::vector<SavedTensor>* previous_;
+};
+
 }  // namespace
+
+bool is_unit_seed(const Tensor& grad) {
+  return unit_seeds != nullptr &&
+         std::any_of(unit_seeds->begin(), unit_seeds->end(),
+                     [&](const SavedTensor& seed) { return seed.is(grad); });
+}
 
 void backward(const std::vector<Variable>& roots, const std::vector<Tensor>& grad_outputs,
               bool retain_graph) {
   WEFT_CHECK(roots.size() == grad_outputs.size(), AutogradError,
              "backward: {} variables, {} gradients", roots.size(), grad_outputs.size());
   const NoGradGuard no_grad;
+  std::vector<SavedTensor> ones_made;
+  const UnitSeedsGuard seeds_guard(ones_made);
   std::unordered_map<const Node*, OutputGrads> pending;
   std::vector<std::pair<std::shared_ptr<GradMeta>, GradAccumulator>> leaves;
   std::unordered_map<const GradMeta*, size_t> leaf_index;
@@ -185,6 +213,7 @@ void backward(const std::vector<Variable>& roots, const std::vector<Tensor>& gra
                  "backward: {} has more than one element and needs a gradient to start from",
                  root.data());
       seed = ones(root.shape(), root.dtype(), root.device());
+      ones_made.emplace_back(seed);
     }
     WEFT_CHECK(seed.shape() == root.shape(), ShapeError, "backward: gradient {} for a variable {}",
                seed, root.data());

@@ -185,11 +185,13 @@ Variable DecoderLM::logits(const Tensor& tokens, Generator* generator) {
   return raw.dtype() == DType::f64 ? raw : autograd::to(raw, DType::f32);
 }
 
-Variable DecoderLM::loss(const Tensor& tokens, const Tensor& targets, Generator* generator) {
+Variable DecoderLM::loss(const Tensor& tokens, const Tensor& targets, Generator* generator,
+                         const Tensor& scale) {
   check_targets(tokens, targets);
   const Variable hidden = hidden_states(tokens, generator);
   return autograd::linear_cross_entropy(autograd::reshape(hidden, {-1, config_.d_model}),
-                                        head_weight(), targets.reshape({-1}));
+                                        head_weight(), targets.reshape({-1}), kIgnoreIndex,
+                                        /*label_smoothing=*/0, scale);
 }
 
 Tensor DecoderLM::token_losses(const Tensor& tokens, const Tensor& targets) {

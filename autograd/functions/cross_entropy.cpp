@@ -28,10 +28,9 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, int64_t ig
   const CrossEntropyResult result =
       cross_entropy_forward(logits.data(), targets, ignore_index, label_smoothing);
   const SavedRows saved{logits.data(), targets, result.logsumexp, ignore_index, label_smoothing};
-  return record("cross_entropy", mean_loss(result.losses, result.counted), {logits},
-                [saved, counted = result.counted](const Tensor& dy) -> std::vector<Tensor> {
-                  const double share = counted == 0 ? 0.0 : 1.0 / static_cast<double>(counted);
-                  const Tensor dloss = mul(dy, share);
+  return record("cross_entropy", total_loss(result.losses, result.share), {logits},
+                [saved, share = result.share](const Tensor& dy) -> std::vector<Tensor> {
+                  const Tensor dloss = is_unit_seed(dy) ? share : mul(dy, share);
                   return {saved.backward(dloss.expand({saved.logits.get().size(0)}))};
                 });
 }
@@ -47,13 +46,14 @@ Variable cross_entropy_per_token(const Variable& logits, const Tensor& targets,
 }
 
 Variable linear_cross_entropy(const Variable& hidden, const Variable& weight, const Tensor& targets,
-                              int64_t ignore_index, double label_smoothing) {
+                              int64_t ignore_index, double label_smoothing, const Tensor& scale) {
   const bool recorded = must_record({hidden, weight});
   const LinearCrossEntropyOptions options{
       .ignore_index = ignore_index,
       .label_smoothing = label_smoothing,
       .want_dhidden = recorded && hidden.requires_grad(),
       .want_dweight = recorded && weight.requires_grad(),
+      .scale = scale,
   };
   LinearCrossEntropyResult result =
       linear_cross_entropy_forward(hidden.data(), weight.data(), targets, options);
@@ -67,25 +67,25 @@ Variable linear_cross_entropy(const Variable& hidden, const Variable& weight, co
   auto kept = std::make_shared<Gradients>();
   kept->dhidden = std::move(result.dhidden);
   kept->dweight = std::move(result.dweight);
-  return record(
-      "linear_cross_entropy", loss, {hidden, weight},
-      [kept, options, hidden = SavedTensor(hidden.data()), weight = SavedTensor(weight.data()),
-       targets = SavedTensor(targets)](const Tensor& dy) -> std::vector<Tensor> {
-        if (kept->given) {
-          LinearCrossEntropyResult again =
-              linear_cross_entropy_forward(hidden.get(), weight.get(), targets.get(), options);
-          kept->dhidden = std::move(again.dhidden);
-          kept->dweight = std::move(again.dweight);
-        }
-        kept->given = true;
-        std::vector<Tensor> grads = {std::move(kept->dhidden), std::move(kept->dweight)};
-        const double factor = dy.item<double>();
-        for (Tensor& grad : grads) {
-          if (grad.defined() && factor != 1) mul_(grad, factor);
-        }
-        if (grads[1].defined()) grads[1] = grads[1].to(weight.get().dtype());
-        return grads;
-      });
+  return record("linear_cross_entropy", loss, {hidden, weight},
+                [kept, options, hidden = SavedTensor(hidden.data()),
+                 weight = SavedTensor(weight.data()), targets = SavedTensor(targets),
+                 scale = SavedTensor(scale)](const Tensor& dy) -> std::vector<Tensor> {
+                  if (kept->given) {
+                    scale.get();
+                    LinearCrossEntropyResult again = linear_cross_entropy_forward(
+                        hidden.get(), weight.get(), targets.get(), options);
+                    kept->dhidden = std::move(again.dhidden);
+                    kept->dweight = std::move(again.dweight);
+                  }
+                  kept->given = true;
+                  std::vector<Tensor> grads = {std::move(kept->dhidden), std::move(kept->dweight)};
+                  for (Tensor& grad : grads) {
+                    if (grad.defined() && !is_unit_seed(dy)) mul_(grad, dy);
+                  }
+                  if (grads[1].defined()) grads[1] = grads[1].to(weight.get().dtype());
+                  return grads;
+                });
 }
 
 }  // namespace weft::autograd

@@ -178,6 +178,10 @@ void DeviceContext::check_faults() {
     case FaultKind::index:
       throw_error<IndexError>("{}: index {} out of range [0, {})", fault.op, fault.value,
                               fault.limit);
+    case FaultKind::target:
+      throw_error<IndexError>(
+          "{}: target {} is not one of V = {} classes, nor the index that is ignored", fault.op,
+          fault.value, fault.limit);
     default:
       throw_error<ConfigError>("{}: division of an integer by zero", fault.op);
   }

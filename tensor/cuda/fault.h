@@ -11,8 +11,9 @@ namespace weft::cuda {
 
 enum class FaultKind : unsigned {
   none,
-  index,            ///< IndexError: `value` is not in [0, limit)
-  division_by_zero  ///< ConfigError: an integer over zero
+  index,             ///< IndexError: `value` is not in [0, limit)
+  division_by_zero,  ///< ConfigError: an integer over zero
+  target             ///< IndexError: `value` is not one of `limit` classes
 };
 
 /// Written by kernels through report_fault() of launch.cuh.

@@ -155,8 +155,9 @@ void backward(const CrossEntropyRows& params, const Tensor& logsumexp, const Ten
 }
 
 template <class A, class T>
-void both(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits) {
+void both(CrossEntropyRows& params, const Tensor& dloss, Tensor& losses, Tensor& dlogits) {
   const RowReader<A> rows(params);
+  const A factor = dloss.defined() ? dloss.data<A>()[0] : A(1);
   A* const logits = params.logits.data<A>();
   A* const loss = losses.data<A>();
   T* const out = dlogits.data<T>();
@@ -200,10 +201,11 @@ void both(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits) {
         for_each_vector<A>(count, [&](int64_t i, auto lanes, auto) {
           const simd::Vec<A> p = load(x + start + i, lanes) * scale;
           // As exp_nonpositive: the products to come must not meet subnormal numbers.
-          store(to + start + i, (p < A(0x1p-100) ? simd::Vec<A>{} : p) - everywhere, lanes);
+          store(to + start + i, ((p < A(0x1p-100) ? simd::Vec<A>{} : p) - everywhere) * factor,
+                lanes);
         });
       }
-      to[target] = T(target_p - everywhere - (1 - rows.smoothing));
+      to[target] = T((target_p - everywhere - (1 - rows.smoothing)) * factor);
     }
   });
 }
@@ -222,10 +224,10 @@ void cross_entropy_backward_cpu(const CrossEntropyRows& rows, const Tensor& logs
                     [&]<class T>() { backward<T>(rows, logsumexp, dlosses, dlogits); });
 }
 
-void cross_entropy_both_cpu(CrossEntropyRows& rows, Tensor& losses, Tensor& dlogits,
-                            Stream /*stream*/) {
+void cross_entropy_both_cpu(CrossEntropyRows& rows, const Tensor& dloss, Tensor& losses,
+                            Tensor& dlogits, Stream /*stream*/) {
   dispatch_floating(dlogits.dtype(), "linear_cross_entropy",
-                    [&]<class T>() { both<accumulator_t<T>, T>(rows, losses, dlogits); });
+                    [&]<class T>() { both<accumulator_t<T>, T>(rows, dloss, losses, dlogits); });
 }
 
 }  // namespace weft

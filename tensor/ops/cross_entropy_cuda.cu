@@ -1,6 +1,7 @@
 // A row of logits is read once for maximum, sum of exponentials and sum together; gradients take a
-// second reading, which in cross_entropy_both, right after the first, mostly hits the L2 cache. No
-// kernel reads or writes outside its row, whatever the target.
+// second reading. In cross_entropy_both rows of half types wait for it in shared memory; others are
+// read again, right after the first time, when they mostly hit the L2 cache. No kernel reads or
+// writes outside its row and what pads it, whatever the target.
 #include "ops/cross_entropy_kernels.h"
 #include "ops/rows_cuda.cuh"
 
@@ -17,6 +18,7 @@ struct Rows {
   const int64_t* targets;
   int64_t ignore_index;
   A smoothing;
+  Fault* fault;
 
   explicit Rows(const CrossEntropyRows& rows)
       : logits(rows.logits.data<T>()),
@@ -25,10 +27,15 @@ struct Rows {
         classes(rows.logits.size(1)),
         targets(rows.targets.data<int64_t>()),
         ignore_index(rows.ignore_index),
-        smoothing(static_cast<A>(rows.label_smoothing)) {}
+        smoothing(static_cast<A>(rows.label_smoothing)),
+        fault(fault_slot(rows.logits.device())) {}
 
   __device__ __forceinline__ bool counts(int64_t target) const {
     return target != ignore_index && static_cast<uint64_t>(target) < static_cast<uint64_t>(classes);
+  }
+  /// For one thread of a row that does not count.
+  __device__ void report(const char* op, int64_t target) const {
+    if (target != ignore_index) report_fault(fault, FaultKind::target, op, target, classes);
   }
 };
 
@@ -39,18 +46,19 @@ struct RowSums {
   A max, sum, mean, logsumexp;
 };
 
-template <class T, class Shape>
-__device__ __forceinline__ RowSums<T> sums_of(const Rows<T>& rows,
-                                              const RowReader<T, Shape, 1>& reader) {
+template <class Shape, class T, class Reader>
+__device__ __forceinline__ RowSums<T> sums_of(const Rows<T>& rows, const Reader& reader) {
   using A = accumulator_t<T>;
   constexpr int kWidth = Shape::kWidth;
   Running<T> running;
   A total = 0;
-  reader.for_each([&](int64_t, const A(&values)[1][kWidth]) {
+  reader.for_each([&](int64_t i, const A(&values)[1][kWidth]) {
     running.take(values[0]);
     if (rows.smoothing != 0) {
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) total += values[0][k];
+      for (int k = 0; k < kWidth; ++k) {
+        if (i + k < rows.classes) total += values[0][k];
+      }
     }
   });
   running.template combine<Shape::kThreads>();
@@ -63,18 +71,20 @@ __device__ __forceinline__ RowSums<T> sums_of(const Rows<T>& rows,
 template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::kBlockThreads)
     forward(const Rows<T> rows, accumulator_t<T>* __restrict__ losses,
-            accumulator_t<T>* __restrict__ logsumexp) {
+            accumulator_t<T>* __restrict__ logsumexp, const char* op) {
   using A = accumulator_t<T>;
   const int64_t row = Shape::row();
   if (row >= rows.count) return;
   const T* const x = rows.logits + row * rows.stride;
   const RowReader<T, Shape, 1> reader({x}, rows.classes);
-  const RowSums<T> sums = sums_of(rows, reader);
+  const RowSums<T> sums = sums_of<Shape>(rows, reader);
   if (Shape::thread() != 0) return;
   const int64_t target = rows.targets[row];
   A loss = 0;
   if (rows.counts(target)) {
     loss = sums.logsumexp - ((1 - rows.smoothing) * widen(x[target]) + rows.smoothing * sums.mean);
+  } else {
+    rows.report(op, target);
   }
   losses[row] = loss;
   logsumexp[row] = sums.logsumexp;
@@ -108,29 +118,97 @@ __global__ void __launch_bounds__(Shape::kBlockThreads)
   });
 }
 
-/// `dlogits` may be the logits: a thread writes where it alone has read.
-template <class A, class T, class Shape>
+/// A row of a half type, copied to shared memory while its threads do other things. It begins at 16
+/// bytes, and what pads its last 16 bytes may be read and written. Every thread reads what it has
+/// copied itself, so that nobody waits for others.
+template <class T, class Shape>
+class StagedRow {
+ public:
+  using A = accumulator_t<T>;
+  static constexpr int kWidth = Shape::kWidth;
+  static_assert(sizeof(T) * kWidth == 16);
+
+  /// Bytes of shared memory for a row.
+  static __host__ __device__ int64_t bytes(int64_t length) { return ceil_div(length, kWidth) * 16; }
+
+  __device__ StagedRow(const T* row, int64_t length, unsigned char* memory)
+      : packs_(reinterpret_cast<Pack<T, kWidth>*>(memory)), length_(static_cast<int>(length)) {
+    for (int i = first(); i < length_; i += kStep) {
+      const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(packs_ + i / kWidth));
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(row + i) : "memory");
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  }
+
+  __device__ void wait() const { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+
+  /// Calls body(i, values) for the packs of this thread; beyond the row, values are -infinity.
+  template <class Body>
+  __device__ __forceinline__ void for_each(Body&& body) const {
+    for (int i = first(); i < length_; i += kStep) {
+      A values[1][kWidth];
+      widen_pack(packs_[i / kWidth], values[0]);
+      if (i + kWidth > length_) {
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          if (i + k >= length_) values[0][k] = kMinusInfinity<A>;
+        }
+      }
+      body(int64_t{i}, values);
+    }
+  }
+
+ private:
+  static constexpr int kStep = Shape::kThreads * kWidth;
+  static __device__ __forceinline__ int first() {
+    return Shape::thread() * kWidth;
+  }
+
+  Pack<T, kWidth>* packs_;
+  int length_;
+};
+
+/// A row that is read again: StagedRow without the copy.
+template <class T, class Shape>
+class PlainRow : public RowReader<T, Shape, 1> {
+ public:
+  __device__ PlainRow(const T* row, int64_t length, unsigned char*)
+      : RowReader<T, Shape, 1>({row}, length) {}
+  __device__ void wait() const {}
+  static __host__ __device__ int64_t bytes(int64_t) { return 0; }
+};
+
+/// The gradients replace the logits: a thread writes where it alone has read.
+template <class T, class Shape, class Row>
 __global__ void __launch_bounds__(Shape::kBlockThreads)
-    both(const Rows<A> rows, A* losses, T* dlogits) {
+    both(const Rows<T> rows, T* logits, const accumulator_t<T>* dloss, accumulator_t<T>* losses,
+         const char* op) {
+  using A = accumulator_t<T>;
   constexpr int kWidth = Shape::kWidth;
+  extern __shared__ __align__(16) unsigned char staged[];
   const int64_t row = Shape::row();
   if (row >= rows.count) return;
+  T* const x = logits + row * rows.stride;
+  const Row reader(x, rows.classes,
+                   staged + threadIdx.x / Shape::kThreads * Row::bytes(rows.classes));
   const int64_t target = rows.targets[row];
   const bool counts = rows.counts(target);
-  const A* const x = rows.logits + row * rows.stride;
-  const A target_logit = counts ? x[target] : A(0);
-  __syncwarp();  // it is read before any lane writes
-  const RowReader<A, Shape, 1> reader({x}, rows.classes);
-  T* const out = dlogits + row * rows.classes;
+  const A target_logit = counts ? widen(x[target]) : A(0);
+  const A scale = dloss == nullptr ? A(1) : *dloss;
+  reader.wait();
+  __syncwarp();  // the target's logit is read before any lane writes
   if (!counts) {
-    if (Shape::thread() == 0) losses[row] = 0;
+    if (Shape::thread() == 0) {
+      losses[row] = 0;
+      rows.report(op, target);
+    }
     reader.for_each([&](int64_t i, const A(&)[1][kWidth]) {
       const A zeros[kWidth] = {};
-      store_values(out + i, zeros);
+      store_values(x + i, zeros);
     });
     return;
   }
-  const RowSums<A> sums = sums_of(rows, reader);
+  const RowSums<T> sums = sums_of<Shape>(rows, reader);
   if (Shape::thread() == 0) {
     losses[row] =
         sums.logsumexp - ((1 - rows.smoothing) * target_logit + rows.smoothing * sums.mean);
@@ -141,10 +219,11 @@ __global__ void __launch_bounds__(Shape::kBlockThreads)
     A results[kWidth];
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      results[k] = exponential<A>(values[0][k] - sums.max) * inverse - everywhere;
-      if (i + k == target) results[k] -= 1 - rows.smoothing;
+      A p = exponential<T>(values[0][k] - sums.max) * inverse - everywhere;
+      if (i + k == target) p -= 1 - rows.smoothing;
+      results[k] = p * scale;
     }
-    store_values(out + i, results);
+    store_values(x + i, results);
   });
 }
 
@@ -170,7 +249,7 @@ void cross_entropy_forward_cuda(const CrossEntropyRows& params, Tensor& losses, 
     const Rows<T> rows(params);
     dispatch_shape<T>(rows.classes, rows_are_aligned(params.logits), [&]<class Shape>() {
       launch("cross_entropy", stream, {Shape::blocks(rows.count), Shape::kBlockThreads},
-             forward<T, Shape>, rows, losses.data<A>(), logsumexp.data<A>());
+             forward<T, Shape>, rows, losses.data<A>(), logsumexp.data<A>(), "cross_entropy");
     });
   });
 }
@@ -189,18 +268,35 @@ void cross_entropy_backward_cuda(const CrossEntropyRows& params, const Tensor& l
   });
 }
 
-void cross_entropy_both_cuda(CrossEntropyRows& params, Tensor& losses, Tensor& dlogits,
-                             Stream stream) {
-  dispatch_floating(dlogits.dtype(), "linear_cross_entropy", [&]<class T>() {
+void cross_entropy_both_cuda(CrossEntropyRows& params, const Tensor& dloss, Tensor& losses,
+                             Tensor& /*dlogits*/, Stream stream) {
+  constexpr const char* kOp = "linear_cross_entropy";
+  dispatch_floating(params.logits.dtype(), kOp, [&]<class T>() {
     using A = accumulator_t<T>;
-    const Rows<A> rows(params);
-    // Packs of 16 bytes of logits make smaller ones of dlogits.
-    const bool aligned = rows_are_aligned(params.logits) &&
-                         reinterpret_cast<uintptr_t>(dlogits.raw_data()) % 16 == 0;
-    dispatch_shape<A>(rows.classes, aligned, [&]<class Shape>() {
-      launch("linear_cross_entropy", stream, {Shape::blocks(rows.count), Shape::kBlockThreads},
-             both<A, T, Shape>, rows, losses.data<A>(), dlogits.data<T>());
-    });
+    const Rows<T> rows(params);
+    const auto run = [&]<class Shape, class Row>() {
+      const int64_t shared = Shape::kRowsPerBlock * Row::bytes(rows.classes);
+      launch(kOp, stream,
+             {Shape::blocks(rows.count), Shape::kBlockThreads, static_cast<size_t>(shared)},
+             both<T, Shape, Row>, rows, params.logits.data<T>(),
+             dloss.defined() ? dloss.data<A>() : nullptr, losses.data<A>(), kOp);
+    };
+    if constexpr (sizeof(T) == 2) {
+      constexpr int kWidth = kPackWidth<T>;
+      constexpr size_t kStaticBytes = 1024;  // of the sums over threads, rounded up
+      const auto limit = static_cast<int64_t>(
+          device_context(stream.device()).properties().sharedMemPerBlockOptin - kStaticBytes);
+      if (is_aligned(rows.logits, rows.stride * 2) && rows.classes * 2 + 16 <= limit) {
+        const auto run_staged = [&]<class Shape>() {
+          run.template operator()<Shape, StagedRow<T, Shape>>();
+        };
+        if (rows.classes <= 1024) return run_staged.template operator()<RowShape<32, kWidth, 0>>();
+        if (rows.classes <= 8192) return run_staged.template operator()<RowShape<256, kWidth, 0>>();
+        return run_staged.template operator()<RowShape<512, kWidth, 0>>();
+      }
+    }
+    dispatch_shape<T>(rows.classes, rows_are_aligned(params.logits),
+                      [&]<class Shape>() { run.template operator()<Shape, PlainRow<T, Shape>>(); });
   });
 }
 

@@ -70,6 +70,27 @@ TEST(CrossEntropyGrad, LinearFormGivesTheSameGradientsEveryTime) {
     EXPECT_EQ(weight.grad().to_vector<float>()[i], 2 * dweight[i]);
 }
 
+TEST(CrossEntropyGrad, ScaledSumAgreesWithDifferences) {
+  const Tensor scale = scalar(0.7, DType::f64);
+  const auto result = grad_check(
+      [&](const Inputs& in) {
+        return linear_cross_entropy(in[0], in[1], targets(), kIgnoreIndex, 0.1, scale);
+      },
+      {leaf({5, 4}, 1), leaf({7, 4}, 2)});
+  EXPECT_TRUE(result) << result.message;
+
+  // Twice over one record, with and without a gradient of the loss.
+  const Variable hidden = leaf({5, 8}, 1, DType::bf16);
+  const Variable weight = leaf({7, 8}, 2, DType::f32);
+  const Variable loss =
+      linear_cross_entropy(hidden, weight, targets(), kIgnoreIndex, 0, scalar(0.25));
+  loss.backward({}, /*retain_graph=*/true);
+  const std::vector<float> once = weight.grad().to_vector<float>();
+  loss.backward(scalar(-1));
+  for (const float sum : weight.grad().to_vector<float>()) EXPECT_EQ(sum, 0.0f);
+  EXPECT_NE(once, std::vector<float>(once.size()));
+}
+
 TEST(CrossEntropyGrad, LinearFormMakesTheGradientsThatAreAskedFor) {
   const Variable hidden = leaf({5, 8}, 1, DType::bf16);
   const Variable weight(test::random_tensor({7, 8}, DType::f32, 2));

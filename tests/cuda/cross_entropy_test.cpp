@@ -1,5 +1,9 @@
 #include "weft/tensor/ops/cross_entropy.h"
 
+#include <array>
+#include <cmath>
+#include <string>
+
 #include "weft/tensor/error.h"
 
 #include "close_bounds.h"
@@ -30,7 +34,8 @@ void expect_cross_entropy(const Tensor& logits, double smoothing) {
   const CrossEntropyResult cpu = cross_entropy_forward(logits, targets, kIgnoreIndex, smoothing);
   const CrossEntropyResult gpu =
       cross_entropy_forward(logits_gpu, targets_gpu, kIgnoreIndex, smoothing);
-  ASSERT_EQ(gpu.counted, cpu.counted);
+  expect_rounded(gpu.share, cpu.share, "share");
+  expect_rounded(total_loss(gpu.losses, gpu.share), total_loss(cpu.losses, cpu.share), "mean", 8);
   expect_rounded(gpu.losses, cpu.losses, "losses", 8);
   expect_rounded(gpu.logsumexp, cpu.logsumexp, "logsumexp", 8);
   const Tensor dlosses = random_tensor({logits.size(0)}, cpu.losses.dtype(), 5);
@@ -53,32 +58,118 @@ TEST_F(CudaCrossEntropy, EqualsTheCpuForAnyNumberOfClasses) {
   }
 }
 
+/// Rows of `logits` in a buffer of that many columns.
+Tensor in_columns(const Tensor& logits, int64_t columns) {
+  Tensor buffer = full({logits.size(0), columns}, 77, logits.dtype());
+  buffer.slice(1, 0, logits.size(1)).copy_(logits);
+  return mirrored(buffer).slice(1, 0, logits.size(1));
+}
+
 TEST_F(CudaCrossEntropy, ComputesLossAndGradientInOnePass) {
   for (const DType dtype : kFloating) {
     const DType accumulator = dtype == DType::f64 ? DType::f64 : DType::f32;
-    for (const int64_t classes : {1, 3, 256, 1000, 1024, 20000, 50304, 50257}) {
+    for (const int64_t classes :
+         {1, 3, 8, 255, 256, 1000, 1024, 1031, 8192, 20000, 50304, 50257, 120000, 130001}) {
       for (const double smoothing : {0.0, 0.1}) {
-        SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << classes);
-        const Tensor logits = random_tensor({7, classes}, accumulator, 1, -9, 9);
-        CrossEntropyRows cpu{logits.clone(), targets_of(7, classes), kIgnoreIndex, smoothing};
-        CrossEntropyRows gpu{mirrored(logits), mirrored(cpu.targets), kIgnoreIndex, smoothing};
-        Tensor losses = empty({7}, accumulator);
-        Tensor losses_gpu = mirrored(losses);
-        // In place where the types are equal.
-        Tensor dlogits = dtype == accumulator ? cpu.logits : empty(logits.shape(), dtype);
-        Tensor dlogits_gpu = dtype == accumulator ? gpu.logits : mirrored(dlogits);
-        cross_entropy_both_cpu(cpu, losses, dlogits, current_stream(kCpu));
-        cross_entropy_both_cuda(gpu, losses_gpu, dlogits_gpu, current_stream(test::kGpu));
-        expect_rounded(losses_gpu, losses, "losses", 8);
-        expect_rounded(dlogits_gpu, dlogits, "dlogits");
+        // Rows that begin at multiples of 16 bytes, and rows that do not.
+        for (const int64_t columns : {(classes + 7) / 8 * 8, classes | 1}) {
+          SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << classes << " of "
+                                          << columns << ", smoothing " << smoothing);
+          const Tensor logits = random_tensor({7, classes}, dtype, 1, -9, 9);
+          CrossEntropyRows cpu{logits.to(accumulator).clone(), targets_of(7, classes), kIgnoreIndex,
+                               smoothing};
+          CrossEntropyRows gpu{in_columns(logits, columns), mirrored(cpu.targets), kIgnoreIndex,
+                               smoothing};
+          const Tensor dloss = smoothing > 0 ? scalar(0.375, accumulator) : Tensor();
+          Tensor losses = empty({7}, accumulator);
+          Tensor losses_gpu = mirrored(losses);
+          Tensor dlogits = dtype == accumulator ? cpu.logits : empty(logits.shape(), dtype);
+          cross_entropy_both_cpu(cpu, dloss, losses, dlogits, current_stream(kCpu));
+          cross_entropy_both_cuda(gpu, dloss.defined() ? mirrored(dloss) : dloss, losses_gpu,
+                                  gpu.logits, current_stream(test::kGpu));
+          expect_rounded(losses_gpu, losses, "losses", 8);
+          expect_rounded(gpu.logits, dlogits, "dlogits");
+        }
       }
+    }
+  }
+}
+
+TEST_F(CudaCrossEntropy, LinearFormEqualsTheCpu) {
+  for (const DType dtype : kFloating) {
+    const DType accumulator = dtype == DType::f64 ? DType::f64 : DType::f32;
+    for (const auto& [n, classes, width] :
+         {std::array<int64_t, 3>{1, 1, 1}, {1, 3, 8}, {17, 257, 24}, {100, 2100, 64}}) {
+      for (const int64_t chunk : {int64_t{0}, (n + 2) / 3}) {
+        for (const bool scaled : {false, true}) {
+          SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << n << " x " << classes
+                                          << " x " << width << (scaled ? ", scaled" : ""));
+          const Tensor hidden = random_tensor({n, width}, dtype, 1);
+          const Tensor weight =
+              random_tensor({classes, width}, DType::bf16, 2, -1, 1).to(accumulator);
+          const Tensor targets = targets_of(n, classes);
+          LinearCrossEntropyOptions options{
+              .want_dhidden = true, .want_dweight = true, .chunk_rows = chunk};
+          if (scaled) options.scale = scalar(0.5 / static_cast<double>(n));
+          const auto cpu = linear_cross_entropy_forward(hidden, weight, targets, options);
+          if (scaled) options.scale = mirrored(options.scale);
+          const auto gpu = linear_cross_entropy_forward(mirrored(hidden), mirrored(weight),
+                                                        mirrored(targets), options);
+          // Logits of half types are rounded on the GPU alone; they reach sqrt(width) or so.
+          const double unit = dtype == DType::f64   ? 1e-12
+                              : dtype == DType::f32 ? 2e-5
+                                                    : 2 * test::rounding_error(dtype);
+          const double size = std::sqrt(static_cast<double>(width));
+          const double share = 1 / static_cast<double>(n);
+          expect_close(gpu.losses, cpu.losses, unit, unit * size, "losses");
+          expect_close(gpu.loss, cpu.loss, unit, unit * size, "loss");
+          expect_close(gpu.dhidden, cpu.dhidden, 2 * unit, 4 * unit * size * share, "dhidden");
+          expect_close(gpu.dweight, cpu.dweight, 2 * unit, 4 * unit * size, "dweight");
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaCrossEntropy, NothingCountedGivesZeros) {
+  for (const DType dtype : kFloating) {
+    const Tensor hidden = mirrored(random_tensor({17, 16}, dtype, 1));
+    const Tensor weight = mirrored(random_tensor({259, 16}, dtype, 2));
+    for (const int64_t n : {17, 0}) {
+      const Tensor targets = mirrored(full({n}, kIgnoreIndex, DType::i64));
+      const auto result = linear_cross_entropy_forward(
+          hidden.slice(0, 0, n), weight, targets, {.want_dhidden = true, .want_dweight = true});
+      EXPECT_EQ(result.loss.item<double>(), 0.0);
+      for (const Tensor& grad : {result.dhidden, result.dweight}) {
+        for (const double value : grad.to_vector<double>()) ASSERT_EQ(value, 0.0);
+      }
+      EXPECT_EQ(cross_entropy(mirrored(random_tensor({n, 5}, dtype)), targets).item<double>(), 0.0);
     }
   }
 }
 
 TEST_F(CudaCrossEntropy, RefusesTargetsOutside) {
   const Tensor logits = mirrored(random_tensor({2, 5}, DType::f32));
-  EXPECT_THROW(cross_entropy(logits, mirrored(from_vector<int64_t>({1, 5}, {2}))), IndexError);
+  const Tensor targets = mirrored(from_vector<int64_t>({1, 5}, {2}));
+  const auto expect_refused = [](const auto& compute, const std::string& op) {
+    try {
+      compute().template item<float>();
+      ADD_FAILURE() << op << " took a target outside";
+    } catch (const IndexError& error) {
+      EXPECT_NE(std::string(error.what()).find(op + ": target 5 is not one of V = 5"),
+                std::string::npos)
+          << error.what();
+    }
+  };
+  expect_refused([&] { return cross_entropy(logits, targets); }, "cross_entropy");
+  const Tensor hidden = mirrored(random_tensor({2, 8}, DType::bf16));
+  const Tensor weight = mirrored(random_tensor({5, 8}, DType::bf16));
+  expect_refused(
+      [&] {
+        return linear_cross_entropy_forward(hidden, weight, targets, {.want_dhidden = true}).loss;
+      },
+      "linear_cross_entropy");
+  EXPECT_THROW(cross_entropy(logits, from_vector<int64_t>({1, 2}, {2})), DeviceError);
 }
 
 }  // namespace

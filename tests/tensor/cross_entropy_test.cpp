@@ -83,7 +83,7 @@ TEST_P(CrossEntropy, MatchesTheReference) {
           cross_entropy_forward(logits, targets, kIgnoreIndex, smoothing);
       const double relative = is_double() ? 1e-13 : 1e-6;
       EXPECT_EQ(result.losses.dtype(), is_double() ? DType::f64 : DType::f32);
-      EXPECT_EQ(result.counted, static_cast<int64_t>(expected.counted));
+      EXPECT_NEAR(result.share.item<double>(), 1 / std::max(1.0, expected.counted), 1e-8);
       expect_near(result.losses, expected.losses, relative, 5 * relative, "losses");
       expect_near(result.logsumexp, expected.logsumexp, relative, relative, "logsumexp");
       expect_near(cross_entropy(logits, targets.to(DType::i32), kIgnoreIndex, smoothing),
@@ -205,6 +205,43 @@ TEST(CrossEntropyEdges, NothingCounted) {
     EXPECT_EQ(result.dhidden.to_vector<float>(), std::vector<float>(static_cast<size_t>(2 * n)));
     EXPECT_EQ(result.dweight.to_vector<float>(), std::vector<float>(10));
   }
+}
+
+TEST(CrossEntropyEdges, AGivenScaleReplacesTheMean) {
+  const int64_t n = 17;
+  const int64_t classes = 37;
+  for (const DType dtype : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(to_string(dtype));
+    const DType accumulator = dtype == DType::f64 ? DType::f64 : DType::f32;
+    const Tensor hidden = random_tensor({n, 9}, dtype, 1);
+    const Tensor weight = random_tensor({classes, 9}, DType::bf16, 2).to(accumulator);
+    const Tensor targets = random_targets(n, classes, 3);
+    LinearCrossEntropyOptions options{.want_dhidden = true, .want_dweight = true, .chunk_rows = 5};
+    const LinearCrossEntropyResult mean =
+        linear_cross_entropy_forward(hidden, weight, targets, options);
+    double counted = 0;
+    for (const int64_t target : targets.to_vector<int64_t>()) counted += target != kIgnoreIndex;
+    options.scale = scalar(3 / counted);  // f32 for all of them
+    const LinearCrossEntropyResult scaled =
+        linear_cross_entropy_forward(hidden, weight, targets, options);
+    const auto expect_times_three = [&](const Tensor& actual, const Tensor& of, double error) {
+      std::vector<double> expected = of.to_vector<double>();
+      for (double& value : expected) value *= 3;
+      expect_near(actual, expected, error, error);
+    };
+    EXPECT_EQ(scaled.losses.to_vector<double>(), mean.losses.to_vector<double>());
+    expect_times_three(scaled.loss, mean.loss, 1e-6);
+    expect_times_three(scaled.dweight, mean.dweight, 1e-6);
+    expect_times_three(scaled.dhidden, mean.dhidden, 2 * rounding_error(dtype) + 1e-6);
+  }
+  const Tensor hidden = zeros({2, 3});
+  const Tensor weight = zeros({4, 3});
+  const Tensor targets = zeros({2}, DType::i64);
+  EXPECT_THROW(linear_cross_entropy_forward(hidden, weight, targets, {.scale = ones({1})}),
+               ShapeError);
+  EXPECT_THROW(
+      linear_cross_entropy_forward(hidden, weight, targets, {.scale = scalar(1, DType::f64)}),
+      DTypeError);
 }
 
 TEST(CrossEntropyEdges, ExtremeLogits) {

@@ -37,6 +37,8 @@ class SavedTensor {
   bool defined() const { return tensor_.defined(); }
   /// Throws AutogradError when the tensor was changed in place since it was saved.
   const Tensor& get() const;
+  /// Whether `tensor` lies in the memory that was saved, unchanged since. Does not read it.
+  bool is(const Tensor& tensor) const;
 
  private:
   Tensor tensor_;
@@ -64,5 +66,9 @@ Tensor reduce_to_shape(const Tensor& grad, const Shape& shape);
 /// one, for a variable of one element.
 void backward(const std::vector<Variable>& roots, const std::vector<Tensor>& grad_outputs,
               bool retain_graph = false);
+
+/// Whether `grad` is the one that backward(), running in this thread, started from where it was
+/// given no gradient, so that functions can leave out a product with it. Does not read memory.
+bool is_unit_seed(const Tensor& grad);
 
 }  // namespace weft::autograd

@@ -100,9 +100,10 @@ class DecoderLM final : public Module {
   Variable hidden_states(const Tensor& tokens, Generator* generator = nullptr);
   /// tokens [B, T] -> logits [B, T, V] in f32 (f64 for an f64 model).
   Variable logits(const Tensor& tokens, Generator* generator = nullptr);
-  /// Mean negative log likelihood (nats) of targets [B, T]; -100 is not counted. Never holds the
-  /// logits of the batch.
-  Variable loss(const Tensor& tokens, const Tensor& targets, Generator* generator = nullptr);
+  /// Mean negative log likelihood (nats) of targets [B, T]; -100 is not counted. With `scale`, of
+  /// rank 0 and f32 on the device, that times their sum. Never holds the logits of the batch.
+  Variable loss(const Tensor& tokens, const Tensor& targets, Generator* generator = nullptr,
+                const Tensor& scale = {});
   /// Logits at some places alone: tokens [B, T], rows [N] of i64 that count b T + t -> [N, V] in
   /// f32 (f64 for an f64 model). Not recorded. Throws IndexError on a row outside.
   Tensor logits_at(const Tensor& tokens, const Tensor& rows);

@@ -15,9 +15,11 @@ Variable cross_entropy_per_token(const Variable& logits, const Tensor& targets,
                                  int64_t ignore_index = kIgnoreIndex, double label_smoothing = 0);
 
 /// weft::linear_cross_entropy: the mean loss of hidden weight^T, whose logits never exist all at
-/// once. The gradients are computed with the loss, chunk by chunk, and kept instead of the logits;
-/// backward only scales them. dweight has weight's type.
+/// once, or with `scale` (see LinearCrossEntropyOptions) that times the sum of the losses. The
+/// gradients are computed with the loss, chunk by chunk, and kept instead of the logits; backward
+/// only scales them where the gradient of the loss is not 1. dweight has weight's type.
 Variable linear_cross_entropy(const Variable& hidden, const Variable& weight, const Tensor& targets,
-                              int64_t ignore_index = kIgnoreIndex, double label_smoothing = 0);
+                              int64_t ignore_index = kIgnoreIndex, double label_smoothing = 0,
+                              const Tensor& scale = {});
 
 }  // namespace weft::autograd
