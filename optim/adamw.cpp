@@ -30,23 +30,19 @@ void check_options(const char* optimizer, const AdamWOptions& options) {
              options.weight_decay);
 }
 
-AdamWItem make_adamw_item(const AdamWOptions& options, const Tensor& parameter, const Tensor& grad,
-                          std::span<const Tensor> moments, int64_t step, double lr,
+StepNumbers adamw_numbers(const AdamWOptions& options, int64_t step, double lr,
                           double weight_decay) {
   const auto t = static_cast<double>(step);
-  return {.parameter = parameter,
-          .grad = grad,
-          .exp_avg = moments[0],
-          .exp_avg_sq = moments[1],
-          .decay = 1 - lr * weight_decay,
-          .step_size = lr / (1 - std::pow(options.beta1, t)),
-          .inv_sqrt_bias2 = 1 / std::sqrt(1 - std::pow(options.beta2, t))};
+  return AdamWNumbers{.decay = 1 - lr * weight_decay,
+                      .step_size = lr / (1 - std::pow(options.beta1, t)),
+                      .inv_sqrt_bias2 = 1 / std::sqrt(1 - std::pow(options.beta2, t))}
+      .row();
 }
 
-void adamw_step(const AdamWOptions& options, std::span<AdamWItem> items, double grad_scale) {
+void adamw_step(const AdamWOptions& options, std::span<AdamWItem> items, const StepInputs& inputs) {
   if (items.empty()) return;
   const Device device = items.front().parameter.device();
-  kAdamW(device)({items, options.beta1, options.beta2, options.eps, grad_scale},
+  kAdamW(device)({items, options.beta1, options.beta2, options.eps, inputs},
                  current_stream(device));
 }
 
@@ -56,15 +52,18 @@ AdamW::AdamW(std::vector<ParameterGroup> groups, AdamWOptions options)
   add_groups(std::move(groups), {"exp_avg", "exp_avg_sq"});
 }
 
-void AdamW::update(std::span<const Update> updates, double lr, double grad_scale) {
+StepNumbers AdamW::step_numbers(const ParameterState& state, double lr) const {
+  return adamw_numbers(options_, state.prepared, lr_of(state, lr),
+                       weight_decay_of(state, options_.weight_decay));
+}
+
+void AdamW::update(std::span<const Update> updates, const StepInputs& inputs) {
   std::vector<AdamWItem> items;
   items.reserve(updates.size());
   for (const Update& u : updates) {
-    items.push_back(make_adamw_item(options_, u.parameter, u.grad, u.state->values, u.state->step,
-                                    lr_of(*u.state, lr),
-                                    weight_decay_of(*u.state, options_.weight_decay)));
+    items.push_back({u.parameter, u.grad, u.state->values[0], u.state->values[1], u.copy, u.row});
   }
-  adamw_step(options_, items, grad_scale);
+  adamw_step(options_, items, inputs);
 }
 
 void list_adamw_ops(OpTable& table) {

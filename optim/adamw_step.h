@@ -13,12 +13,11 @@ namespace weft::optim {
 /// Throws ConfigError, naming `optimizer`, on options outside their range.
 void check_options(const char* optimizer, const AdamWOptions& options);
 
-/// Update number `step` (from 1) of one parameter. `moments` are exp_avg and exp_avg_sq.
-AdamWItem make_adamw_item(const AdamWOptions& options, const Tensor& parameter, const Tensor& grad,
-                          std::span<const Tensor> moments, int64_t step, double lr,
+/// The numbers of update number `step` (from 1) of one parameter.
+StepNumbers adamw_numbers(const AdamWOptions& options, int64_t step, double lr,
                           double weight_decay);
 
 /// Runs the kernel of the items' device.
-void adamw_step(const AdamWOptions& options, std::span<AdamWItem> items, double grad_scale);
+void adamw_step(const AdamWOptions& options, std::span<AdamWItem> items, const StepInputs& inputs);
 
 }  // namespace weft::optim

@@ -14,8 +14,10 @@
 namespace weft::optim {
 namespace {
 
-constexpr Kernel<double(std::span<const Tensor>, Stream)> kSumOfSquares{
-    "grad_norm", &sum_of_squares_cpu, WEFT_CUDA_KERNEL(sum_of_squares_cuda)};
+constexpr Kernel<void(std::span<const Tensor>, Tensor&, Stream)> kNorm{
+    "grad_norm", &grad_norm_cpu, WEFT_CUDA_KERNEL(grad_norm_cuda)};
+constexpr Kernel<void(const Tensor&, const Tensor&, double, Tensor&, Stream)> kClipScale{
+    "clip_scale", &clip_scale_cpu, WEFT_CUDA_KERNEL(clip_scale_cuda)};
 constexpr Kernel<void(std::span<Tensor>, double, Stream)> kScale{"clip_grad_norm", &scale_cpu,
                                                                  WEFT_CUDA_KERNEL(scale_cuda)};
 constexpr Kernel<int64_t(const Tensor&, Stream)> kFindNonFinite{
@@ -73,15 +75,48 @@ void check_max_norm(double max_norm) {
              max_norm);
 }
 
+void check_number(const char* what, const Tensor& number) {
+  WEFT_CHECK(number.defined() && number.rank() == 0, ShapeError,
+             "clip_scale: {} must be of rank 0, got {}", what, number);
+  WEFT_CHECK(number.dtype() == DType::f32 || number.dtype() == DType::f64, DTypeError,
+             "clip_scale: {} must be f32 or f64, got {}", what, number);
+}
+
+Tensor norm_of(std::span<const Tensor> tensors, Device device) {
+  Tensor norm = empty({}, DType::f64, device);
+  kNorm(device)(tensors, norm, current_stream(device));
+  return norm;
+}
+
 }  // namespace
 
-double grad_norm(const NamedParameters& parameters) {
+Tensor grad_norm_tensor(const NamedParameters& parameters) {
   std::vector<Tensor> grads = dense_grads(parameters);
-  double total = 0;
+  std::vector<Tensor> norms;
   for_each_device(grads, [&](std::span<Tensor> of_device, Device device) {
-    total += kSumOfSquares(device)(of_device, current_stream(device));
+    norms.push_back(norm_of(of_device, device));
   });
-  return std::sqrt(total);
+  if (norms.empty())
+    return zeros({}, DType::f64, parameters.empty() ? kCpu : parameters.front().parameter.device());
+  if (norms.size() == 1) return norms.front();
+  const Device device = norms.front().device();
+  for (Tensor& norm : norms) norm = norm.to(device);
+  return norm_of(norms, device);
+}
+
+double grad_norm(const NamedParameters& parameters) {
+  return grad_norm_tensor(parameters).item<double>();
+}
+
+Tensor clip_scale_tensor(const Tensor& norm, double max_norm, const Tensor& unscale) {
+  check_max_norm(max_norm);
+  check_number("norm", norm);
+  if (unscale.defined()) check_number("unscale", unscale);
+  const Device device = norm.device();
+  Tensor scale = empty({}, DType::f64, device);
+  kClipScale(device)(norm, unscale.defined() ? unscale.to(device) : unscale, max_norm, scale,
+                     current_stream(device));
+  return scale;
 }
 
 double clip_scale(double norm, double max_norm) {
@@ -130,7 +165,8 @@ void check_finite_grads(const NamedParameters& parameters, int64_t step) {
 }
 
 void list_clip_ops(OpTable& table) {
-  table.add(kSumOfSquares, kFloatingTypes);
+  table.add(kNorm, kFloatingTypes);
+  table.add(kClipScale, {DType::f64, DType::f32});
   table.add(kScale, kFloatingTypes);
   table.add(kFindNonFinite, kFloatingTypes);
 }

@@ -82,23 +82,33 @@ Muon::Muon(MuonGroups groups, MuonOptions options)
   add_groups(std::move(groups.others), {"exp_avg", "exp_avg_sq"});
 }
 
-void Muon::update(std::span<const Update> updates, double lr, double grad_scale) {
+StepNumbers Muon::step_numbers(const ParameterState& state, double lr) const {
+  const double rate = lr_of(state, lr);
+  if (!is_matrix(state)) {
+    return adamw_numbers(options_.adamw, state.prepared, rate,
+                         weight_decay_of(state, options_.adamw.weight_decay));
+  }
+  return MuonNumbers{.decay = 1 - rate * weight_decay_of(state, options_.weight_decay),
+                     .step_size = rate * scale_of(options_.scale, state.named.parameter.shape())}
+      .row();
+}
+
+void Muon::update(std::span<const Update> updates, const StepInputs& inputs) {
   std::vector<const Update*> matrices;
   std::vector<AdamWItem> others;
   for (const Update& u : updates) {
-    if (u.state->group < num_matrix_groups_) {
+    if (is_matrix(*u.state)) {
       if (u.parameter.numel() > 0) matrices.push_back(&u);
     } else {
-      others.push_back(make_adamw_item(options_.adamw, u.parameter, u.grad, u.state->values,
-                                       u.state->step, lr_of(*u.state, lr),
-                                       weight_decay_of(*u.state, options_.adamw.weight_decay)));
+      others.push_back(
+          {u.parameter, u.grad, u.state->values[0], u.state->values[1], u.copy, u.row});
     }
   }
-  if (!matrices.empty()) update_matrices(std::move(matrices), lr, grad_scale);
-  adamw_step(options_.adamw, others, grad_scale);
+  if (!matrices.empty()) update_matrices(std::move(matrices), inputs);
+  adamw_step(options_.adamw, others, inputs);
 }
 
-void Muon::update_matrices(std::vector<const Update*> updates, double lr, double grad_scale) {
+void Muon::update_matrices(std::vector<const Update*> updates, const StepInputs& inputs) {
   // Equal shapes side by side, otherwise in the order of the parameters.
   const auto shape_of = [](const Update* u) {
     return std::pair(u->parameter.size(0), u->parameter.size(1));
@@ -107,20 +117,14 @@ void Muon::update_matrices(std::vector<const Update*> updates, double lr, double
                    [&](const Update* a, const Update* b) { return shape_of(a) < shape_of(b); });
   std::vector<MuonItem> items;
   items.reserve(updates.size());
-  for (const Update* u : updates) {
-    const double rate = lr_of(*u->state, lr);
-    items.push_back({.parameter = u->parameter,
-                     .grad = u->grad,
-                     .momentum_buffer = u->state->values[0],
-                     .decay = 1 - rate * weight_decay_of(*u->state, options_.weight_decay),
-                     .step_size = rate * scale_of(options_.scale, u->parameter.shape())});
-  }
+  for (const Update* u : updates)
+    items.push_back({u->parameter, u->grad, u->state->values[0], u->copy, u->row});
   const Device device = items.front().parameter.device();
   const DType dtype = options_.product_dtype.value_or(
       default_product_dtype(items.front().parameter.dtype(), device));
   const Stream stream = current_stream(device);
   const auto params_of = [&](std::span<MuonItem> some) {
-    return MuonParams{some, options_.momentum, options_.nesterov, grad_scale};
+    return MuonParams{some, options_.momentum, options_.nesterov, inputs};
   };
   Tensor square_sums = empty({static_cast<int64_t>(items.size())}, DType::f64, device);
   kMomentum(device)(params_of(items), square_sums, stream);

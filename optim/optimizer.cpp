@@ -9,6 +9,8 @@
 #include <utility>
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
+#include "weft/tensor/pinned.h"
 
 namespace weft::optim {
 namespace {
@@ -85,6 +87,14 @@ void Optimizer::add_groups(std::vector<ParameterGroup> groups,
   std::move(groups.begin(), groups.end(), std::back_inserter(groups_));
   value_names_.resize(groups_.size(), value_names);
   std::move(added.begin(), added.end(), std::back_inserter(states_));
+  numbers_.clear();
+  for (const ParameterState& state : states_) {
+    const Device device = state.named.parameter.device();
+    if (std::none_of(numbers_.begin(), numbers_.end(),
+                     [&](const Tensor& numbers) { return numbers.device() == device; }))
+      numbers_.push_back(
+          empty({static_cast<int64_t>(states_.size()), kStepNumbers}, DType::f64, device));
+  }
 }
 
 double Optimizer::lr_of(const ParameterState& state, double lr) const {
@@ -98,7 +108,8 @@ double Optimizer::weight_decay_of(const ParameterState& state, double weight_dec
 std::vector<Optimizer::Update> Optimizer::collect_updates() {
   std::vector<Update> updates;
   updates.reserve(states_.size());
-  for (ParameterState& state : states_) {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    ParameterState& state = states_[i];
     autograd::Variable& parameter = state.named.parameter;
     const Tensor& grad = parameter.grad();
     if (!grad.defined()) continue;
@@ -112,17 +123,88 @@ std::vector<Optimizer::Update> Optimizer::collect_updates() {
                  "{}: '{}' became {} after the optimizer was made with {}", name_, state.named.name,
                  data, value);
     }
-    updates.push_back({&state, data.contiguous(), grad.to(data.dtype()).contiguous()});
+    updates.push_back({.state = &state,
+                       .parameter = data.contiguous(),
+                       .grad = grad.to(data.dtype()).contiguous(),
+                       .row = static_cast<int64_t>(i)});
   }
   return updates;
 }
 
+/// Tells each update which copies are to be written with it.
+LowPrecisionCopies Optimizer::find_copies(std::span<Update> updates) const {
+  std::vector<Tensor> weights;
+  weights.reserve(updates.size());
+  for (const Update& u : updates) weights.push_back(u.parameter);
+  LowPrecisionCopies copies(weights);
+  for (size_t i = 0; i < updates.size(); ++i) {
+    Update& u = updates[i];
+    const bool has_kernel = u.parameter.device().is_cuda() && u.parameter.dtype() == DType::f32;
+    for (const Tensor& copy : copies.of(i)) {
+      if (has_kernel && !u.copy.defined() && size_of(copy.dtype()) == 2) {
+        u.copy = copy;
+      } else {
+        u.converted.push_back(copy);
+      }
+    }
+  }
+  return copies;
+}
+
+const Tensor& Optimizer::numbers_on(Device device) const {
+  return *std::find_if(numbers_.begin(), numbers_.end(),
+                       [&](const Tensor& numbers) { return numbers.device() == device; });
+}
+
 void Optimizer::step(double lr, double grad_scale) {
-  WEFT_CHECK(std::isfinite(lr) && lr >= 0, ConfigError,
-             "{}: lr must be finite and not negative, got {}", name_, lr);
   WEFT_CHECK(std::isfinite(grad_scale) && grad_scale >= 0, ConfigError,
              "{}: grad_scale must be finite and not negative, got {}", name_, grad_scale);
+  const Device device = numbers_.empty() ? kCpu : numbers_.front().device();
+  step(lr, scalar(grad_scale, DType::f64, device));
+}
+
+void Optimizer::step(double lr, const Tensor& grad_scale) {
+  prepare_step(lr);
+  apply_step(grad_scale);
+}
+
+void Optimizer::prepare_step(double lr) {
+  WEFT_CHECK(std::isfinite(lr) && lr >= 0, ConfigError,
+             "{}: lr must be finite and not negative, got {}", name_, lr);
+  WEFT_CHECK(!is_capturing(), AutogradError,
+             "{}: prepare_step() cannot be part of a graph: call it before the capture and before "
+             "each replay, and apply_step() in the graph",
+             name_);
+  const bool on_gpu = std::any_of(numbers_.begin(), numbers_.end(),
+                                  [](const Tensor& numbers) { return numbers.device().is_cuda(); });
+  const Shape shape{static_cast<int64_t>(states_.size()), kStepNumbers};
+  // Page-locked memory is used again only when copies from it are done.
+  Tensor rows = on_gpu ? empty_pinned(shape, DType::f64) : empty(shape, DType::f64);
+  double* row = rows.data<double>();
+  for (ParameterState& state : states_) {
+    state.prepared = state.step + 1;
+    const StepNumbers numbers = step_numbers(state, lr);
+    row = std::copy(numbers.begin(), numbers.end(), row);
+    if (state.is_captured) state.step = state.prepared;
+  }
+  for (Tensor& numbers : numbers_) numbers.copy_(rows);
+  if (!captured_.empty()) LowPrecisionCopies::mark_replayed(captured_);
+  is_prepared_ = true;
+}
+
+void Optimizer::apply_step(const Tensor& grad_scale) {
+  WEFT_CHECK(grad_scale.defined() && grad_scale.rank() == 0, ShapeError,
+             "{}: grad_scale must be of rank 0, got {}", name_, grad_scale);
+  WEFT_CHECK(grad_scale.dtype() == DType::f32 || grad_scale.dtype() == DType::f64, DTypeError,
+             "{}: grad_scale must be f32 or f64, got {}", name_, grad_scale);
+  WEFT_CHECK(is_prepared_, AutogradError, "{}: apply_step() without prepare_step() before it",
+             name_);
   std::vector<Update> updates = collect_updates();
+  LowPrecisionCopies copies = find_copies(updates);
+  is_prepared_ = false;
+  for (ParameterState& state : states_) state.step = state.prepared - 1;
+  for (Update& u : updates) u.state->step = u.state->prepared;
+
   // Kernels take one type and device a call; nearly always there is only one.
   const auto same_kind = [](const Update& a, const Update& b) {
     return a.parameter.dtype() == b.parameter.dtype() &&
@@ -131,18 +213,26 @@ void Optimizer::step(double lr, double grad_scale) {
   for (auto begin = updates.begin(); begin != updates.end();) {
     const auto end = std::stable_partition(
         begin, updates.end(), [&, first = *begin](const Update& u) { return same_kind(first, u); });
-    for (auto u = begin; u != end; ++u) ++u->state->step;
-    update({begin, end}, lr, grad_scale);
+    const Device device = begin->parameter.device();
+    update({begin, end}, {.numbers = numbers_on(device), .grad_scale = grad_scale.to(device)});
     begin = end;
   }
   for (Update& u : updates) {
+    for (Tensor& copy : u.converted) copy.copy_(u.parameter);
     Tensor& data = u.state->named.parameter.mutable_data();
-    if (u.parameter.storage() != data.storage()) {
-      data.copy_(u.parameter);
-    } else {
-      data.storage()->bump_version();
-    }
+    if (u.parameter.storage() != data.storage()) data.copy_(u.parameter);
   }
+  copies.mark_written();
+  if (!is_capturing()) return;
+  for (const Update& u : updates) u.state->is_captured = true;
+  if (std::find(captured_.begin(), captured_.end(), copies) == captured_.end())
+    captured_.push_back(std::move(copies));
+}
+
+void Optimizer::revert_step_count() {
+  for (ParameterState& state : states_)
+    if (state.step == state.prepared && state.step > 0) --state.step;
+  is_prepared_ = false;
 }
 
 void Optimizer::zero_grad() {
@@ -215,6 +305,7 @@ void Optimizer::load_state_dict(const StateDict& state) {
       kept.values[i].copy_(source.to(kept.values[i].device()));
     }
     kept.step = given.at(key(kept, kStepName))->item<int64_t>();
+    kept.prepared = 0;
   }
 }
 

@@ -31,21 +31,24 @@ Sgd::Sgd(std::vector<ParameterGroup> groups, SgdOptions options)
                                                      : std::vector<std::string>{});
 }
 
-void Sgd::update(std::span<const Update> updates, double lr, double grad_scale) {
+StepNumbers Sgd::step_numbers(const ParameterState& state, double lr) const {
+  const bool first = state.prepared == 1;
+  return SgdNumbers{.lr = lr_of(state, lr),
+                    .weight_decay = weight_decay_of(state, options_.weight_decay),
+                    .keep = first ? 0 : options_.momentum,
+                    .take = first ? 1 : 1 - options_.dampening}
+      .row();
+}
+
+void Sgd::update(std::span<const Update> updates, const StepInputs& inputs) {
   std::vector<SgdItem> items;
   items.reserve(updates.size());
   for (const Update& u : updates) {
-    const bool first = u.state->step == 1;
-    items.push_back({.parameter = u.parameter,
-                     .grad = u.grad,
-                     .momentum_buffer = options_.momentum > 0 ? u.state->values[0] : Tensor(),
-                     .lr = lr_of(*u.state, lr),
-                     .weight_decay = weight_decay_of(*u.state, options_.weight_decay),
-                     .keep = first ? 0 : options_.momentum,
-                     .take = first ? 1 : 1 - options_.dampening});
+    items.push_back({u.parameter, u.grad, options_.momentum > 0 ? u.state->values[0] : Tensor(),
+                     u.copy, u.row});
   }
   const Device device = updates.front().parameter.device();
-  kSgd(device)({items, options_.momentum, options_.nesterov, grad_scale}, current_stream(device));
+  kSgd(device)({items, options_.momentum, options_.nesterov, inputs}, current_stream(device));
 }
 
 void list_sgd_ops(OpTable& table) {

@@ -2,21 +2,30 @@
 
 #include <span>
 
+#include "weft/optim/step_inputs.h"
 #include "weft/tensor/stream.h"
 #include "weft/tensor/tensor.h"
 
 namespace weft::optim {
 
-/// One parameter of an AdamW step. All tensors are dense, of one shape, f32 or f64; the type and
-/// device are the same for all items of a call.
+/// Step number `step` (from 1) of AdamW, as the kernels read it.
+struct AdamWNumbers {
+  double decay;           // 1 - lr * weight_decay
+  double step_size;       // lr / (1 - beta1^t)
+  double inv_sqrt_bias2;  // 1 / sqrt(1 - beta2^t)
+
+  StepNumbers row() const { return {decay, step_size, inv_sqrt_bias2}; }
+};
+
+/// One parameter of an AdamW step. All tensors are dense and of one shape; those but `copy` are of
+/// f32 or f64, the same type and device for all items of a call.
 struct AdamWItem {
   Tensor parameter;
   Tensor grad;
   Tensor exp_avg;
   Tensor exp_avg_sq;
-  double decay;           // 1 - lr * weight_decay
-  double step_size;       // lr / (1 - beta1^t)
-  double inv_sqrt_bias2;  // 1 / sqrt(1 - beta2^t)
+  Tensor copy;      // CUDA and f32 only: of bf16 or f16, gets the new parameter; may be undefined
+  int64_t row = 0;  // of AdamWNumbers in StepInputs::numbers
 };
 
 struct AdamWParams {
@@ -24,7 +33,7 @@ struct AdamWParams {
   double beta1;
   double beta2;
   double eps;
-  double grad_scale;
+  StepInputs inputs;
 };
 
 /// g = grad_scale * grad; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;

@@ -2,6 +2,7 @@
 
 #include "kernels/adamw.h"
 #include "kernels/blocks.h"
+#include "kernels/step_inputs_cpu.h"
 
 namespace weft::optim {
 namespace {
@@ -33,9 +34,12 @@ void adamw(const AdamWParams& params) {
     T* exp_avg_sq;
     Coefficients<T> coefficients;
   };
+  const T grad_scale = grad_scale_of<T>(params.inputs);
+  if (!std::isfinite(grad_scale)) return;
   std::vector<Pointers> pointers;
   pointers.reserve(params.items.size());
   for (AdamWItem& item : params.items) {
+    const double* const numbers = numbers_of(params.inputs, item.row);  // AdamWNumbers
     pointers.push_back({item.parameter.data<T>(),
                         item.grad.data<T>(),
                         item.exp_avg.data<T>(),
@@ -45,10 +49,10 @@ void adamw(const AdamWParams& params) {
                          .beta2 = static_cast<T>(params.beta2),
                          .one_minus_beta2 = static_cast<T>(1 - params.beta2),
                          .eps = static_cast<T>(params.eps),
-                         .grad_scale = static_cast<T>(params.grad_scale),
-                         .decay = static_cast<T>(item.decay),
-                         .step_size = static_cast<T>(item.step_size),
-                         .inv_sqrt_bias2 = static_cast<T>(item.inv_sqrt_bias2)}});
+                         .grad_scale = grad_scale,
+                         .decay = static_cast<T>(numbers[0]),
+                         .step_size = static_cast<T>(numbers[1]),
+                         .inv_sqrt_bias2 = static_cast<T>(numbers[2])}});
   }
   blocks_of(params.items, &AdamWItem::parameter)
       .for_each([&](size_t array, int64_t begin, int64_t end) {

@@ -10,21 +10,28 @@ struct Item {
   const T* grad;
   T* exp_avg;
   T* exp_avg_sq;
+  HalfCopy copy;
   int64_t size;
-  T decay, step_size, inv_sqrt_bias2;
+  int row;
   bool aligned;
 };
 
 template <class T>
 struct Coefficients {
-  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps, grad_scale;
+  T beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
 };
 
 template <class T>
 __global__ void __launch_bounds__(kListThreads)
-    update(const __grid_constant__ TensorList<Item<T>> list, const Coefficients<T> c) {
+    update(const __grid_constant__ TensorList<Item<T>> list, const Coefficients<T> c,
+           const DeviceInputs inputs) {
+  const T grad_scale = inputs.scale<T>();
+  if (!isfinite(grad_scale)) return;
   const int index = list.item_of_block();
   const Item<T>& item = list.items[index];
+  const T decay = inputs.number<T>(item.row, 0);
+  const T step_size = inputs.number<T>(item.row, 1);
+  const T inv_sqrt_bias2 = inputs.number<T>(item.row, 2);
   walk_chunk<cuda::kPackWidth<T>>(
       item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
         constexpr int kWidth = width();
@@ -34,15 +41,16 @@ __global__ void __launch_bounds__(kListThreads)
         const auto grad = cuda::load_pack<kWidth>(item.grad + i);
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
-          const T g = c.grad_scale * grad.values[k];
+          const T g = grad_scale * grad.values[k];
           m.values[k] = c.beta1 * m.values[k] + c.one_minus_beta1 * g;
           v.values[k] = c.beta2 * v.values[k] + c.one_minus_beta2 * (g * g);
-          const T denominator = sqrt(v.values[k]) * item.inv_sqrt_bias2 + c.eps;
-          p.values[k] = item.decay * p.values[k] - item.step_size * (m.values[k] / denominator);
+          const T denominator = sqrt(v.values[k]) * inv_sqrt_bias2 + c.eps;
+          p.values[k] = decay * p.values[k] - step_size * (m.values[k] / denominator);
         }
         cuda::store_pack(item.parameter + i, p);
         cuda::store_pack(item.exp_avg + i, m);
         cuda::store_pack(item.exp_avg_sq + i, v);
+        item.copy.store(i, p);
       });
 }
 
@@ -52,8 +60,7 @@ void adamw(const AdamWParams& params, Stream stream) {
                           .one_minus_beta1 = static_cast<T>(1 - params.beta1),
                           .beta2 = static_cast<T>(params.beta2),
                           .one_minus_beta2 = static_cast<T>(1 - params.beta2),
-                          .eps = static_cast<T>(params.eps),
-                          .grad_scale = static_cast<T>(params.grad_scale)};
+                          .eps = static_cast<T>(params.eps)};
   std::vector<Item<T>> items;
   items.reserve(params.items.size());
   for (AdamWItem& from : params.items) {
@@ -61,16 +68,17 @@ void adamw(const AdamWParams& params, Stream stream) {
                  .grad = from.grad.data<T>(),
                  .exp_avg = from.exp_avg.data<T>(),
                  .exp_avg_sq = from.exp_avg_sq.data<T>(),
+                 .copy = HalfCopy::of(from.copy),
                  .size = from.parameter.numel(),
-                 .decay = static_cast<T>(from.decay),
-                 .step_size = static_cast<T>(from.step_size),
-                 .inv_sqrt_bias2 = static_cast<T>(from.inv_sqrt_bias2),
+                 .row = static_cast<int>(from.row),
                  .aligned = false};
-    item.aligned = all_aligned(item.parameter, item.grad, item.exp_avg, item.exp_avg_sq);
+    item.aligned = all_aligned(item.parameter, item.grad, item.exp_avg, item.exp_avg_sq) &&
+                   item.copy.is_aligned();
     items.push_back(item);
   }
   for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
-    cuda::launch("adamw", stream, {blocks, kListThreads}, update<T>, list, c);
+    cuda::launch("adamw", stream, {blocks, kListThreads}, update<T>, list, c,
+                 DeviceInputs(params.inputs));
   });
 }
 

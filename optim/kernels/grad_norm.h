@@ -7,10 +7,18 @@
 
 namespace weft::optim {
 
-/// Sum of the squares of all elements in one pass, in f64. The tensors are dense, of any floating
-/// types, on one device. The bits do not depend on the number of threads.
-double sum_of_squares_cpu(std::span<const Tensor> tensors, Stream stream);
-double sum_of_squares_cuda(std::span<const Tensor> tensors, Stream stream);
+/// Writes the square root of the sum of the squares of all elements, taken in one pass in f64, to
+/// `norm`, f64 of rank 0. The tensors are dense, of any floating types, on one device. The bits do
+/// not depend on the number of threads.
+void grad_norm_cpu(std::span<const Tensor> tensors, Tensor& norm, Stream stream);
+void grad_norm_cuda(std::span<const Tensor> tensors, Tensor& norm, Stream stream);
+
+/// What clip_scale_tensor() computes. All tensors are of rank 0, `scale` of f64, the others of f32
+/// or f64; `unscale` may be undefined.
+void clip_scale_cpu(const Tensor& norm, const Tensor& unscale, double max_norm, Tensor& scale,
+                    Stream stream);
+void clip_scale_cuda(const Tensor& norm, const Tensor& unscale, double max_norm, Tensor& scale,
+                     Stream stream);
 
 /// Multiplies all elements by `factor`. Tensors as above.
 void scale_cpu(std::span<Tensor> tensors, double factor, Stream stream);

@@ -3,6 +3,7 @@
 #include "weft/tensor/dispatch.h"
 
 #include "kernels/blocks.h"
+#include "kernels/clipping_factor.h"
 #include "kernels/grad_norm.h"
 #include "kernels/sum_of_squares.h"
 
@@ -16,9 +17,14 @@ BlockList blocks_of_tensors(const List& tensors) {
   return blocks;
 }
 
+double value_of(const Tensor& number) {
+  return number.dtype() == DType::f64 ? *number.data<double>()
+                                      : static_cast<double>(*number.data<float>());
+}
+
 }  // namespace
 
-double sum_of_squares_cpu(std::span<const Tensor> tensors, Stream /*stream*/) {
+void grad_norm_cpu(std::span<const Tensor> tensors, Tensor& norm, Stream /*stream*/) {
   const BlockList blocks = blocks_of_tensors(tensors);
   std::vector<double> sums(static_cast<size_t>(blocks.num_blocks()));
   blocks.for_each([&](size_t array, int64_t begin, int64_t end) {
@@ -30,7 +36,13 @@ double sum_of_squares_cpu(std::span<const Tensor> tensors, Stream /*stream*/) {
   });
   double total = 0;
   for (const double sum : sums) total += sum;
-  return total;
+  *norm.data<double>() = std::sqrt(total);
+}
+
+void clip_scale_cpu(const Tensor& norm, const Tensor& unscale, double max_norm, Tensor& scale,
+                    Stream /*stream*/) {
+  *scale.data<double>() =
+      clipping_factor(value_of(norm), unscale.defined() ? value_of(unscale) : 1, max_norm);
 }
 
 void scale_cpu(std::span<Tensor> tensors, double factor, Stream /*stream*/) {

@@ -1,3 +1,4 @@
+#include "kernels/clipping_factor.h"
 #include "kernels/grad_norm.h"
 #include "kernels/tensor_list_cuda.cuh"
 
@@ -51,12 +52,30 @@ __global__ void __launch_bounds__(kListThreads)
 
 /// One block adds up everything, in an order of its own.
 __global__ void __launch_bounds__(1024)
-    add_up(const double* __restrict__ sums, int64_t count, double* __restrict__ total) {
+    root_of_sum(const double* __restrict__ sums, int64_t count, double* __restrict__ norm) {
   double sum = 0;
 #pragma unroll 8
   for (int64_t i = threadIdx.x; i < count; i += 1024) sum += sums[i];
   sum = cuda::sum_over<1024>(sum);
-  if (threadIdx.x == 0) *total = sum;
+  if (threadIdx.x == 0) *norm = sqrt(sum);
+}
+
+/// A tensor of rank 0, f32 or f64.
+struct DeviceNumber {
+  const void* data;
+  bool is_double;
+
+  explicit DeviceNumber(const Tensor& number)
+      : data(number.raw_data()), is_double(number.dtype() == DType::f64) {}
+
+  __device__ double value() const {
+    return is_double ? *static_cast<const double*>(data) : *static_cast<const float*>(data);
+  }
+};
+
+__global__ void write_clip_scale(DeviceNumber norm, DeviceNumber unscale, bool has_unscale,
+                                 double max_norm, double* scale) {
+  *scale = clipping_factor(norm.value(), has_unscale ? unscale.value() : 1, max_norm);
 }
 
 __global__ void __launch_bounds__(kListThreads)
@@ -115,18 +134,24 @@ std::vector<Item> items_of(const Tensors& tensors) {
 
 }  // namespace
 
-double sum_of_squares_cuda(std::span<const Tensor> tensors, Stream stream) {
+void grad_norm_cuda(std::span<const Tensor> tensors, Tensor& norm, Stream stream) {
   const std::vector<Item> items = items_of(tensors);
-  if (items.empty()) return 0;
   int64_t chunks = 0;
   for (const Item& item : items) chunks += cuda::ceil_div(item.size, kListChunk);
-  Tensor sums = empty({chunks + 1}, DType::f64, stream.device());
+  Tensor sums = empty({chunks}, DType::f64, stream.device());
   double* const at = sums.data<double>();
   for_each_list(items, [&](const TensorList<Item>& list, unsigned blocks, int64_t first) {
     cuda::launch("grad_norm", stream, {blocks, kListThreads}, square_chunks, list, at + first);
   });
-  cuda::launch("grad_norm", stream, {1, 1024}, add_up, at, chunks, at + chunks);
-  return sums.select(0, chunks).item<double>();
+  cuda::launch("grad_norm", stream, {1, 1024}, root_of_sum, at, chunks, norm.data<double>());
+}
+
+void clip_scale_cuda(const Tensor& norm, const Tensor& unscale, double max_norm, Tensor& scale,
+                     Stream stream) {
+  const bool has_unscale = unscale.defined();
+  cuda::launch("clip_scale", stream, {1, 1}, write_clip_scale, DeviceNumber(norm),
+               DeviceNumber(has_unscale ? unscale : norm), has_unscale, max_norm,
+               scale.data<double>());
 }
 
 void scale_cuda(std::span<Tensor> tensors, double factor, Stream stream) {

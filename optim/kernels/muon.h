@@ -2,26 +2,35 @@
 
 #include <span>
 
+#include "weft/optim/step_inputs.h"
 #include "weft/tensor/stream.h"
 #include "weft/tensor/tensor.h"
 
 namespace weft::optim {
 
-/// One matrix of a Muon step. All tensors are dense, of one shape, f32 or f64; the type and device
-/// are the same for all items of a call.
+/// The numbers of a step of Muon, as the kernels read them.
+struct MuonNumbers {
+  double decay;      // 1 - lr * weight_decay
+  double step_size;  // lr * scale
+
+  StepNumbers row() const { return {decay, step_size}; }
+};
+
+/// One matrix of a Muon step. All tensors are dense and of one shape; those but `copy` are of f32
+/// or f64, the same type and device for all items of a call.
 struct MuonItem {
   Tensor parameter;
   Tensor grad;
   Tensor momentum_buffer;
-  double decay;      // 1 - lr * weight_decay
-  double step_size;  // lr * scale
+  Tensor copy;      // CUDA and f32 only: of bf16 or f16, gets the new parameter; may be undefined
+  int64_t row = 0;  // of MuonNumbers in StepInputs::numbers
 };
 
 struct MuonParams {
   std::span<MuonItem> items;
   double momentum;
   bool nesterov;
-  double grad_scale;
+  StepInputs inputs;
 };
 
 /// g = grad_scale * grad; b = momentum b + g. Writes the sum of squares of each item's direction

@@ -5,6 +5,7 @@
 
 #include "kernels/blocks.h"
 #include "kernels/muon.h"
+#include "kernels/step_inputs_cpu.h"
 #include "kernels/sum_of_squares.h"
 
 namespace weft::optim {
@@ -33,6 +34,13 @@ void dispatch_stacked(const Tensor& stacked, Body&& body) {
   }
 }
 
+bool is_applied(const MuonParams& params) {
+  bool is_finite = false;
+  dispatch_parameter(
+      params, [&]<class T>() { is_finite = std::isfinite(grad_scale_of<T>(params.inputs)); });
+  return is_finite;
+}
+
 template <class T>
 struct Coefficients {
   T momentum, grad_scale;
@@ -41,9 +49,10 @@ struct Coefficients {
 
 template <class T>
 Coefficients<T> coefficients(const MuonParams& params) {
+  const T grad_scale = grad_scale_of<T>(params.inputs);
   return {.momentum = static_cast<T>(params.momentum),
-          .grad_scale = static_cast<T>(params.grad_scale),
-          .of_grad = static_cast<T>(params.nesterov ? params.grad_scale : 0),
+          .grad_scale = grad_scale,
+          .of_grad = params.nesterov ? grad_scale : T(0),
           .of_buffer = static_cast<T>(params.nesterov ? params.momentum : 1)};
 }
 
@@ -74,6 +83,10 @@ void apply_block(T* __restrict p, const D* __restrict x, int64_t count, T decay,
 }  // namespace
 
 void muon_momentum_cpu(const MuonParams& params, Tensor& square_sums, Stream /*stream*/) {
+  if (!is_applied(params)) {
+    square_sums.zero_();
+    return;
+  }
   const BlockList blocks = blocks_of(params.items, &MuonItem::parameter);
   std::vector<double> of_block(static_cast<size_t>(blocks.num_blocks()));
   dispatch_parameter(params, [&]<class T>() {
@@ -97,6 +110,10 @@ void muon_momentum_cpu(const MuonParams& params, Tensor& square_sums, Stream /*s
 
 void muon_direction_cpu(const MuonParams& params, const Tensor& square_sums, Tensor& stacked,
                         Stream /*stream*/) {
+  if (!is_applied(params)) {
+    stacked.zero_();
+    return;
+  }
   constexpr double kNormFloor = 1e-7;  // a zero direction stays zero
   const double* const sums = square_sums.data<double>();
   const int64_t size = params.items.front().parameter.numel();
@@ -116,6 +133,7 @@ void muon_direction_cpu(const MuonParams& params, const Tensor& square_sums, Ten
 }
 
 void muon_apply_cpu(const MuonParams& params, const Tensor& stacked, Stream /*stream*/) {
+  if (!is_applied(params)) return;
   const int64_t size = params.items.front().parameter.numel();
   const BlockList blocks = blocks_of(params.items, &MuonItem::parameter);
   dispatch_parameter(params, [&]<class T>() {
@@ -123,9 +141,10 @@ void muon_apply_cpu(const MuonParams& params, const Tensor& stacked, Stream /*st
       const D* const from = stacked.data<D>();
       blocks.for_each([&](size_t array, int64_t begin, int64_t end) {
         MuonItem& item = params.items[array];
+        const double* const numbers = numbers_of(params.inputs, item.row);  // MuonNumbers
         apply_block(item.parameter.data<T>() + begin,
                     from + static_cast<int64_t>(array) * size + begin, end - begin,
-                    static_cast<T>(item.decay), static_cast<T>(item.step_size));
+                    static_cast<T>(numbers[0]), static_cast<T>(numbers[1]));
       });
     });
   });

@@ -9,24 +9,29 @@ struct Item {
   T* parameter;
   const T* grad;
   T* buffer;
+  HalfCopy copy;
   int64_t size;
-  int64_t number;  // of the item in the call
-  T decay, step_size;
+  int number;  // of the item in the call
+  int row;
   bool aligned;
 };
 
 template <class T>
 struct Coefficients {
-  T momentum, grad_scale;
-  T of_grad, of_buffer;  // direction = of_grad * grad + of_buffer * buffer
+  T momentum;
+  bool nesterov;
+
+  /// Of momentum and gradient, in units of the gradient as it is.
+  __device__ __forceinline__ T direction(T grad_scale, T grad, T buffer) const {
+    const T of_grad = nesterov ? grad_scale : T(0);
+    const T of_buffer = nesterov ? momentum : T(1);
+    return of_grad * grad + of_buffer * buffer;
+  }
 };
 
 template <class T>
 Coefficients<T> coefficients(const MuonParams& params) {
-  return {.momentum = static_cast<T>(params.momentum),
-          .grad_scale = static_cast<T>(params.grad_scale),
-          .of_grad = static_cast<T>(params.nesterov ? params.grad_scale : 0),
-          .of_buffer = static_cast<T>(params.nesterov ? params.momentum : 1)};
+  return {static_cast<T>(params.momentum), params.nesterov};
 }
 
 /// The items, with `aligned` holding for packs of `stacked` as well where it is given.
@@ -38,12 +43,12 @@ std::vector<Item<T>> items_of(const MuonParams& params, const Tensor& stacked = 
     Item<T> item{.parameter = from.parameter.data<T>(),
                  .grad = from.grad.data<T>(),
                  .buffer = from.momentum_buffer.data<T>(),
+                 .copy = HalfCopy::of(from.copy),
                  .size = from.parameter.numel(),
-                 .number = static_cast<int64_t>(items.size()),
-                 .decay = static_cast<T>(from.decay),
-                 .step_size = static_cast<T>(from.step_size),
+                 .number = static_cast<int>(items.size()),
+                 .row = static_cast<int>(from.row),
                  .aligned = false};
-    item.aligned = all_aligned(item.parameter, item.grad, item.buffer);
+    item.aligned = all_aligned(item.parameter, item.grad, item.buffer) && item.copy.is_aligned();
     if (stacked.defined()) {
       item.aligned =
           item.aligned && all_aligned(stacked.raw_data()) && item.size % cuda::kPackWidth<T> == 0;
@@ -57,24 +62,26 @@ std::vector<Item<T>> items_of(const MuonParams& params, const Tensor& stacked = 
 template <class T>
 __global__ void __launch_bounds__(kListThreads)
     momentum_chunks(const __grid_constant__ TensorList<Item<T>> list, const Coefficients<T> c,
-                    double* __restrict__ sums) {
+                    const DeviceInputs inputs, double* __restrict__ sums) {
+  const T grad_scale = inputs.scale<T>();
   const int index = list.item_of_block();
   const Item<T>& item = list.items[index];
   double total = 0;
-  walk_chunk<cuda::kPackWidth<T>>(
-      item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
-        constexpr int kWidth = width();
-        auto buffer = cuda::load_pack<kWidth>(item.buffer + i);
-        const auto grad = cuda::load_pack<kWidth>(item.grad + i);
+  const auto take = [&](int64_t i, auto width) {
+    constexpr int kWidth = width();
+    auto buffer = cuda::load_pack<kWidth>(item.buffer + i);
+    const auto grad = cuda::load_pack<kWidth>(item.grad + i);
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          buffer.values[k] = c.momentum * buffer.values[k] + c.grad_scale * grad.values[k];
-          const auto direction =
-              static_cast<double>(c.of_grad * grad.values[k] + c.of_buffer * buffer.values[k]);
-          total += direction * direction;
-        }
-        cuda::store_pack(item.buffer + i, buffer);
-      });
+    for (int k = 0; k < kWidth; ++k) {
+      buffer.values[k] = c.momentum * buffer.values[k] + grad_scale * grad.values[k];
+      const auto direction =
+          static_cast<double>(c.direction(grad_scale, grad.values[k], buffer.values[k]));
+      total += direction * direction;
+    }
+    cuda::store_pack(item.buffer + i, buffer);
+  };
+  if (isfinite(grad_scale))
+    walk_chunk<cuda::kPackWidth<T>>(item, blockIdx.x - list.first_block[index], take);
   total = cuda::sum_over<kListThreads>(total);
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
@@ -96,8 +103,11 @@ __global__ void __launch_bounds__(kListThreads)
 template <class T, class D>
 __global__ void __launch_bounds__(kListThreads)
     write_directions(const __grid_constant__ TensorList<Item<T>> list, const Coefficients<T> c,
-                     const double* __restrict__ square_sums, D* __restrict__ stacked) {
-  constexpr double kNormFloor = 1e-7;  // a zero direction stays zero
+                     const DeviceInputs inputs, const double* __restrict__ square_sums,
+                     D* __restrict__ stacked) {
+  const T grad_scale = inputs.scale<T>();
+  const bool is_applied = isfinite(grad_scale);  // else zeros, of which nothing comes
+  constexpr double kNormFloor = 1e-7;            // a zero direction stays zero
   const int index = list.item_of_block();
   const Item<T>& item = list.items[index];
   const T factor = static_cast<T>(1 / (sqrt(square_sums[item.number]) + kNormFloor));
@@ -110,7 +120,8 @@ __global__ void __launch_bounds__(kListThreads)
         T direction[kWidth];
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
-          direction[k] = factor * (c.of_grad * grad.values[k] + c.of_buffer * buffer.values[k]);
+          direction[k] =
+              is_applied ? factor * c.direction(grad_scale, grad.values[k], buffer.values[k]) : 0;
         }
         cuda::store_values(to + i, direction);
       });
@@ -118,10 +129,14 @@ __global__ void __launch_bounds__(kListThreads)
 
 template <class T, class D>
 __global__ void __launch_bounds__(kListThreads)
-    apply(const __grid_constant__ TensorList<Item<T>> list, const D* __restrict__ stacked) {
+    apply(const __grid_constant__ TensorList<Item<T>> list, const DeviceInputs inputs,
+          const D* __restrict__ stacked) {
+  if (!isfinite(inputs.scale<T>())) return;
   const int index = list.item_of_block();
   const Item<T>& item = list.items[index];
   const D* const from = stacked + item.number * item.size;
+  const T decay = inputs.number<T>(item.row, 0);
+  const T step_size = inputs.number<T>(item.row, 1);
   walk_chunk<cuda::kPackWidth<T>>(
       item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
         constexpr int kWidth = width();
@@ -129,10 +144,10 @@ __global__ void __launch_bounds__(kListThreads)
         const auto x = cuda::load_pack<kWidth>(from + i);
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
-          p.values[k] =
-              item.decay * p.values[k] - item.step_size * static_cast<T>(cuda::widen(x.values[k]));
+          p.values[k] = decay * p.values[k] - step_size * static_cast<T>(cuda::widen(x.values[k]));
         }
         cuda::store_pack(item.parameter + i, p);
+        item.copy.store(i, p);
       });
 }
 
@@ -167,7 +182,7 @@ void muon_momentum_cuda(const MuonParams& params, Tensor& square_sums, Stream st
     for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
       Tensor sums = empty({static_cast<int64_t>(blocks)}, DType::f64, stream.device());
       cuda::launch("muon_momentum", stream, {blocks, kListThreads}, momentum_chunks<T>, list,
-                   coefficients<T>(params), sums.data<double>());
+                   coefficients<T>(params), DeviceInputs(params.inputs), sums.data<double>());
       cuda::launch("muon_momentum", stream, {static_cast<unsigned>(list.count), kListThreads},
                    add_up<T>, list, sums.data<double>(), square_sums.data<double>());
     });
@@ -181,7 +196,8 @@ void muon_direction_cuda(const MuonParams& params, const Tensor& square_sums, Te
     dispatch_stacked(stacked, [&]<class D>() {
       for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
         cuda::launch("muon_direction", stream, {blocks, kListThreads}, write_directions<T, D>, list,
-                     coefficients<T>(params), square_sums.data<double>(), stacked.data<D>());
+                     coefficients<T>(params), DeviceInputs(params.inputs),
+                     square_sums.data<double>(), stacked.data<D>());
       });
     });
   });
@@ -193,7 +209,7 @@ void muon_apply_cuda(const MuonParams& params, const Tensor& stacked, Stream str
     dispatch_stacked(stacked, [&]<class D>() {
       for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
         cuda::launch("muon_apply", stream, {blocks, kListThreads}, apply<T, D>, list,
-                     stacked.data<D>());
+                     DeviceInputs(params.inputs), stacked.data<D>());
       });
     });
   });

@@ -1,5 +1,8 @@
+#include <cmath>
+
 #include "kernels/blocks.h"
 #include "kernels/sgd.h"
+#include "kernels/step_inputs_cpu.h"
 
 namespace weft::optim {
 namespace {
@@ -34,18 +37,21 @@ void sgd(const SgdParams& params) {
     T* buffer;
     Coefficients<T> coefficients;
   };
+  const T grad_scale = grad_scale_of<T>(params.inputs);
+  if (!std::isfinite(grad_scale)) return;
   std::vector<Pointers> pointers;
   pointers.reserve(params.items.size());
   for (SgdItem& item : params.items) {
+    const double* const numbers = numbers_of(params.inputs, item.row);  // SgdNumbers
     pointers.push_back({item.parameter.data<T>(),
                         item.grad.data<T>(),
                         item.momentum_buffer.defined() ? item.momentum_buffer.data<T>() : nullptr,
-                        {.lr = static_cast<T>(item.lr),
-                         .weight_decay = static_cast<T>(item.weight_decay),
-                         .keep = static_cast<T>(item.keep),
-                         .take = static_cast<T>(item.take),
+                        {.lr = static_cast<T>(numbers[0]),
+                         .weight_decay = static_cast<T>(numbers[1]),
+                         .keep = static_cast<T>(numbers[2]),
+                         .take = static_cast<T>(numbers[3]),
                          .momentum = static_cast<T>(params.momentum),
-                         .grad_scale = static_cast<T>(params.grad_scale)}});
+                         .grad_scale = grad_scale}});
   }
   blocks_of(params.items, &SgdItem::parameter)
       .for_each([&](size_t array, int64_t begin, int64_t end) {

@@ -9,17 +9,24 @@ struct Item {
   T* parameter;
   const T* grad;
   T* buffer;  // null without momentum
+  HalfCopy copy;
   int64_t size;
-  T lr, weight_decay, keep, take;
+  int row;
   bool aligned;
 };
 
 template <class T>
 __global__ void __launch_bounds__(kListThreads)
-    update(const __grid_constant__ TensorList<Item<T>> list, T grad_scale, T momentum,
-           bool nesterov) {
+    update(const __grid_constant__ TensorList<Item<T>> list, T momentum, bool nesterov,
+           const DeviceInputs inputs) {
+  const T grad_scale = inputs.scale<T>();
+  if (!isfinite(grad_scale)) return;
   const int index = list.item_of_block();
   const Item<T>& item = list.items[index];
+  const T lr = inputs.number<T>(item.row, 0);
+  const T weight_decay = inputs.number<T>(item.row, 1);
+  const T keep = inputs.number<T>(item.row, 2);
+  const T take = inputs.number<T>(item.row, 3);
   walk_chunk<cuda::kPackWidth<T>>(
       item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
         constexpr int kWidth = width();
@@ -28,20 +35,21 @@ __global__ void __launch_bounds__(kListThreads)
         T g[kWidth];
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) {
-          g[k] = grad_scale * grad.values[k] + item.weight_decay * p.values[k];
+          g[k] = grad_scale * grad.values[k] + weight_decay * p.values[k];
         }
         if (item.buffer != nullptr) {
           auto buffer = cuda::load_pack<kWidth>(item.buffer + i);
 #pragma unroll
           for (int k = 0; k < kWidth; ++k) {
-            buffer.values[k] = item.keep * buffer.values[k] + item.take * g[k];
+            buffer.values[k] = keep * buffer.values[k] + take * g[k];
             g[k] = nesterov ? g[k] + momentum * buffer.values[k] : buffer.values[k];
           }
           cuda::store_pack(item.buffer + i, buffer);
         }
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) p.values[k] -= item.lr * g[k];
+        for (int k = 0; k < kWidth; ++k) p.values[k] -= lr * g[k];
         cuda::store_pack(item.parameter + i, p);
+        item.copy.store(i, p);
       });
 }
 
@@ -54,19 +62,16 @@ void sgd(const SgdParams& params, Stream stream) {
     Item<T> item{.parameter = from.parameter.data<T>(),
                  .grad = from.grad.data<T>(),
                  .buffer = buffer,
+                 .copy = HalfCopy::of(from.copy),
                  .size = from.parameter.numel(),
-                 .lr = static_cast<T>(from.lr),
-                 .weight_decay = static_cast<T>(from.weight_decay),
-                 .keep = static_cast<T>(from.keep),
-                 .take = static_cast<T>(from.take),
+                 .row = static_cast<int>(from.row),
                  .aligned = false};
-    item.aligned = all_aligned(item.parameter, item.grad, item.buffer);
+    item.aligned = all_aligned(item.parameter, item.grad, item.buffer) && item.copy.is_aligned();
     items.push_back(item);
   }
   for_each_list(items, [&](const TensorList<Item<T>>& list, unsigned blocks, int64_t) {
     cuda::launch("sgd", stream, {blocks, kListThreads}, update<T>, list,
-                 static_cast<T>(params.grad_scale), static_cast<T>(params.momentum),
-                 params.nesterov);
+                 static_cast<T>(params.momentum), params.nesterov, DeviceInputs(params.inputs));
   });
 }
 

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "weft/optim/step_inputs.h"
+
 #include "ops/rows_cuda.cuh"
 
 namespace weft::optim {
@@ -74,6 +76,55 @@ __device__ __forceinline__ void walk_chunk(const Item& item, uint32_t chunk, Bod
     body(i, std::integral_constant<int, 1>());
   }
 }
+
+/// StepInputs in the hands of a kernel.
+struct DeviceInputs {
+  const double* numbers;
+  const void* grad_scale;
+  bool scale_is_double;
+
+  explicit DeviceInputs(const StepInputs& inputs)
+      : numbers(inputs.numbers.data<double>()),
+        grad_scale(inputs.grad_scale.raw_data()),
+        scale_is_double(inputs.grad_scale.dtype() == DType::f64) {}
+
+  /// The factor of the gradients. Where it is not finite, nothing may be changed.
+  template <class T>
+  __device__ __forceinline__ T scale() const {
+    return scale_is_double ? static_cast<T>(*static_cast<const double*>(grad_scale))
+                           : static_cast<T>(*static_cast<const float*>(grad_scale));
+  }
+  template <class T>
+  __device__ __forceinline__ T number(int row, int column) const {
+    return static_cast<T>(numbers[row * kStepNumbers + column]);
+  }
+};
+
+/// A parameter's elements in bf16 or f16, to be written with it. Empty for most.
+struct HalfCopy {
+  void* data;
+  bool is_f16;
+
+  static HalfCopy of(const Tensor& copy) {
+    return copy.defined() ? HalfCopy{copy.raw_data(), copy.dtype() == DType::f16}
+                          : HalfCopy{nullptr, false};
+  }
+
+  /// Whether packs as wide as those of 16 bytes of float can be written.
+  bool is_aligned() const { return reinterpret_cast<uintptr_t>(data) % 8 == 0; }
+
+  template <class T, int kWidth>
+  __device__ __forceinline__ void store(int64_t i, const cuda::Pack<T, kWidth>& pack) const {
+    if constexpr (std::is_same_v<T, float>) {
+      if (data == nullptr) return;
+      if (is_f16) {
+        cuda::store_values(static_cast<f16*>(data) + i, pack.values);
+      } else {
+        cuda::store_values(static_cast<bf16*>(data) + i, pack.values);
+      }
+    }
+  }
+};
 
 template <class... Pointers>
 bool all_aligned(const Pointers*... pointers) {

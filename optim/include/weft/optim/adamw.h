@@ -20,7 +20,8 @@ class AdamW : public Optimizer {
   explicit AdamW(std::vector<ParameterGroup> groups, AdamWOptions options = {});
 
  private:
-  void update(std::span<const Update> updates, double lr, double grad_scale) override;
+  StepNumbers step_numbers(const ParameterState& state, double lr) const override;
+  void update(std::span<const Update> updates, const StepInputs& inputs) override;
 
   AdamWOptions options_;
 };

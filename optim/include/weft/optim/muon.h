@@ -53,8 +53,10 @@ class Muon : public Optimizer {
   explicit Muon(MuonGroups groups, MuonOptions options = {});
 
  private:
-  void update(std::span<const Update> updates, double lr, double grad_scale) override;
-  void update_matrices(std::vector<const Update*> updates, double lr, double grad_scale);
+  StepNumbers step_numbers(const ParameterState& state, double lr) const override;
+  void update(std::span<const Update> updates, const StepInputs& inputs) override;
+  void update_matrices(std::vector<const Update*> updates, const StepInputs& inputs);
+  bool is_matrix(const ParameterState& state) const { return state.group < num_matrix_groups_; }
 
   MuonOptions options_;
   size_t num_matrix_groups_ = 0;

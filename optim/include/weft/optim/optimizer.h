@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "weft/autograd/named_parameter.h"
+#include "weft/optim/step_inputs.h"
 #include "weft/tensor/named_tensor.h"
+#include "weft/tensor/ops/low_precision_copies.h"
 
 namespace weft::optim {
 
@@ -38,6 +40,18 @@ std::vector<ParameterGroup> default_groups(const NamedParameters& parameters);
 /// micro-batch's mean loss is multiplied by its share of the tokens (tokens that count in the loss
 /// over those of the whole batch), or when losses are sums and step() gets grad_scale = 1 / tokens.
 /// The plain mean over micro-batches is right only where all hold equally many tokens.
+///
+/// A step on a GPU is captured in a graph in two halves, of which only the second becomes part of
+/// the graph:
+///
+///   optimizer.prepare_step(lr);
+///   graph.capture([&] { ...; optimizer.apply_step(clip_scale_tensor(norm, 1)); });
+///   graph.replay();
+///   for (...) { optimizer.prepare_step(lr); graph.replay(); }
+///
+/// The gradients that are defined at the capture say which parameters the replays change; they must
+/// be the same in all graphs of one optimizer. Copies of weights that low_precision_copy() keeps
+/// are written with the weights.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -50,6 +64,23 @@ class Optimizer {
   /// negative or non-finite number, AutogradError on a gradient that does not fit its parameter;
   /// nothing is changed then.
   void step(double lr, double grad_scale = 1);
+  /// The same without a wait for the GPU: `grad_scale` (rank 0, f32 or f64, on the parameters'
+  /// device) is read there, as clip_scale_tensor() gives it. Where it is not finite no parameter
+  /// and no moment is changed; see revert_step_count(). Throws ShapeError, DTypeError.
+  void step(double lr, const Tensor& grad_scale);
+
+  /// First half of step(): sets the numbers that depend on the rate and on the step counts, in
+  /// memory of the device that keeps its address. Copies to there in stream order, without a wait.
+  /// With captured steps it counts the step that the next replay takes, and brings copies of
+  /// weights up to date that others have changed. Throws ConfigError as step() does.
+  void prepare_step(double lr);
+  /// Second half: changes the parameters, by kernels alone that read all changing numbers from
+  /// memory of the device. Throws as step() does, and AutogradError unless prepare_step() came
+  /// before it.
+  void apply_step(const Tensor& grad_scale);
+  /// Takes one from the step counts of the parameters of the last step: for a step that changed
+  /// nothing because its grad_scale was not finite. To be called before the next prepare_step().
+  void revert_step_count();
 
   /// Makes all gradients undefined.
   void zero_grad();
@@ -77,6 +108,8 @@ class Optimizer {
     size_t group = 0;
     int64_t step = 0;            // updates of this parameter so far, the current one included
     std::vector<Tensor> values;  // shaped like the parameter, named as given to add_groups()
+    int64_t prepared = 0;        // the step that the numbers on the device are of
+    bool is_captured = false;    // changed by replays
   };
   /// One parameter of the current step. The tensors are dense and of one type and device over all
   /// updates of a call.
@@ -84,6 +117,9 @@ class Optimizer {
     ParameterState* state;
     Tensor parameter;
     Tensor grad;
+    int64_t row;                         // of its numbers in StepInputs
+    Tensor copy = {};                    // for the kernel to write with an f32 parameter on a GPU
+    std::vector<Tensor> converted = {};  // copies that are made from the new parameter
   };
 
   explicit Optimizer(std::string name) : name_(std::move(name)) {}
@@ -95,17 +131,24 @@ class Optimizer {
   double lr_of(const ParameterState& state, double lr) const;
   double weight_decay_of(const ParameterState& state, double weight_decay) const;
 
+  /// What the kernels are to read for update number state.prepared at this rate.
+  virtual StepNumbers step_numbers(const ParameterState& state, double lr) const = 0;
   /// Changes the parameters and their state; the checks are done.
-  virtual void update(std::span<const Update> updates, double lr, double grad_scale) = 0;
+  virtual void update(std::span<const Update> updates, const StepInputs& inputs) = 0;
 
  private:
   std::vector<Update> collect_updates();
+  LowPrecisionCopies find_copies(std::span<Update> updates) const;
+  const Tensor& numbers_on(Device device) const;
   std::string key(const ParameterState& state, const std::string& value_name) const;
 
   std::string name_;
   std::vector<ParameterGroup> groups_;
   std::vector<std::vector<std::string>> value_names_;  // of each group
   std::vector<ParameterState> states_;
+  std::vector<Tensor> numbers_;  // f64 [states, kStepNumbers] on each device that has parameters
+  bool is_prepared_ = false;
+  std::vector<LowPrecisionCopies> captured_;  // of captured steps, each set once
 };
 
 }  // namespace weft::optim

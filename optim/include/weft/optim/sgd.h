@@ -21,7 +21,8 @@ class Sgd : public Optimizer {
   explicit Sgd(std::vector<ParameterGroup> groups, SgdOptions options = {});
 
  private:
-  void update(std::span<const Update> updates, double lr, double grad_scale) override;
+  StepNumbers step_numbers(const ParameterState& state, double lr) const override;
+  void update(std::span<const Update> updates, const StepInputs& inputs) override;
 
   SgdOptions options_;
 };

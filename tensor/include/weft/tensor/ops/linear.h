@@ -31,9 +31,11 @@ void linear_backward_weight_into(Tensor& dweight, const Tensor& dy, const Tensor
 /// dbias: dy summed over all leading axes, [..., N] -> [N], of `out_dtype` (dy's type or f32).
 Tensor linear_backward_bias(const Tensor& dy, std::optional<DType> out_dtype = std::nullopt);
 
-/// `weight` converted to `dtype`, from a cache as long as the weight's storage lives and is not
-/// changed (Storage::version() tells). Do not write to the result. Thread-safe. Copies of weights
-/// that are gone or have changed are dropped when the next copy is made.
+/// `weight` converted to `dtype`, from a cache as long as the weight's storage lives. A weight that
+/// has changed (Storage::version() tells) is converted again to where its copy was, so that the
+/// address of a copy stays. Do not write to the result, except through LowPrecisionCopies.
+/// Thread-safe. Copies of weights that are gone are dropped when the next copy is made. While a
+/// graph is captured, a copy that is not up to date is made by the graph, and not kept.
 Tensor low_precision_copy(const Tensor& weight, DType dtype);
 
 /// Drops all copies that low_precision_copy() keeps.
