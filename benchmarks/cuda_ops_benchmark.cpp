@@ -329,30 +329,52 @@ void add_optimizers(Benchmark& benchmark) {
       for (const int64_t size : sizes) tensors.push_back(full({size}, value, DType::f32, kGpu));
       return tensors;
     };
+    const auto inputs = [count](const optim::StepNumbers& row) {
+      const std::vector<double> numbers(row.begin(), row.end());
+      return optim::StepInputs{from_vector(numbers, {1, optim::kStepNumbers}, kGpu)
+                                   .expand({count, optim::kStepNumbers})
+                                   .contiguous(),
+                               scalar(1, DType::f64, kGpu)};
+    };
     const std::string suffix = fmt::format("_of_{}", count);
     benchmark.add("adamw" + suffix, [&]() -> Case {
       std::vector<optim::AdamWItem> items;
       const auto p = list(0.5), g = list(0.01), m = list(0), v = list(0);
       for (size_t i = 0; i < p.size(); ++i) {
-        items.push_back({p[i], g[i], m[i], v[i], 0.9999, 1e-6, 1.5});
+        items.push_back({p[i], g[i], m[i], v[i], {}, static_cast<int64_t>(i)});
       }
+      const auto numbers = inputs(optim::AdamWNumbers{0.9999, 1e-6, 1.5}.row());
       return {{total}, 28 * total, [=]() mutable {
-                optim::adamw_cuda({items, 0.9, 0.95, 1e-8, 1.0}, stream);
+                optim::adamw_cuda({items, 0.9, 0.95, 1e-8, numbers}, stream);
+              }};
+    });
+    benchmark.add("adamw_with_bf16_copies" + suffix, [&]() -> Case {
+      std::vector<optim::AdamWItem> items;
+      const auto p = list(0.5), g = list(0.01), m = list(0), v = list(0);
+      for (size_t i = 0; i < p.size(); ++i) {
+        items.push_back({p[i], g[i], m[i], v[i], p[i].to(DType::bf16), static_cast<int64_t>(i)});
+      }
+      const auto numbers = inputs(optim::AdamWNumbers{0.9999, 1e-6, 1.5}.row());
+      return {{total}, 30 * total, [=]() mutable {
+                optim::adamw_cuda({items, 0.9, 0.95, 1e-8, numbers}, stream);
               }};
     });
     benchmark.add("sgd_momentum" + suffix, [&]() -> Case {
       std::vector<optim::SgdItem> items;
       const auto p = list(0.5), g = list(0.01), b = list(0);
       for (size_t i = 0; i < p.size(); ++i) {
-        items.push_back({p[i], g[i], b[i], 1e-6, 0.01, 0.9, 1});
+        items.push_back({p[i], g[i], b[i], {}, static_cast<int64_t>(i)});
       }
+      const auto numbers = inputs(optim::SgdNumbers{1e-6, 0.01, 0.9, 1}.row());
       return {{total}, 20 * total, [=]() mutable {
-                optim::sgd_cuda({items, 0.9, false, 1.0}, stream);
+                optim::sgd_cuda({items, 0.9, false, numbers}, stream);
               }};
     });
     benchmark.add("grad_norm" + suffix, [&]() -> Case {
-      return {
-          {total}, 4 * total, [g = list(0.01), stream] { optim::sum_of_squares_cuda(g, stream); }};
+      return {{total}, 4 * total, [g = list(0.01), stream] {
+                Tensor norm = empty({}, DType::f64, kGpu);
+                optim::grad_norm_cuda(g, norm, stream);
+              }};
     });
     benchmark.add("scale" + suffix, [&]() -> Case {
       return {{total}, 8 * total, [g = list(0.01), stream]() mutable {
@@ -362,10 +384,12 @@ void add_optimizers(Benchmark& benchmark) {
     benchmark.add("muon_momentum" + suffix, [&]() -> Case {
       std::vector<optim::MuonItem> items;
       const auto p = list(0.5), g = list(0.01), b = list(0);
-      for (size_t i = 0; i < p.size(); ++i) items.push_back({p[i], g[i], b[i], 0.99, 1e-6});
+      for (size_t i = 0; i < p.size(); ++i)
+        items.push_back({p[i], g[i], b[i], {}, static_cast<int64_t>(i)});
+      const auto numbers = inputs(optim::MuonNumbers{0.99, 1e-6}.row());
       Tensor sums = empty({count}, DType::f64, kGpu);
       return {{total}, 12 * total, [=]() mutable {
-                optim::muon_momentum_cuda({items, 0.95, true, 1.0}, sums, stream);
+                optim::muon_momentum_cuda({items, 0.95, true, numbers}, sums, stream);
               }};
     });
   }

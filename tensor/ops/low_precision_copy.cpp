@@ -215,8 +215,3 @@ void LowPrecisionCopies::mark_replayed(std::span<const LowPrecisionCopies> captu
 }
 
 }  // namespace weft
-namespace weft {
-bool is_capturing() {
-  return false;
-}
-}  // namespace weft

@@ -24,6 +24,14 @@ Stream cpu_stream() {
   return current_stream(kCpu);
 }
 
+/// A row for each item, and the factor of gradients.
+StepInputs inputs(const std::vector<StepNumbers>& rows, Device device, double grad_scale = 0.5) {
+  std::vector<double> numbers;
+  for (const StepNumbers& row : rows) numbers.insert(numbers.end(), row.begin(), row.end());
+  return {from_vector(numbers, {static_cast<int64_t>(rows.size()), kStepNumbers}, device),
+          scalar(grad_scale, DType::f64, device)};
+}
+
 /// Sizes of lists: single elements, odd ones, whole vectors, several chunks; and more tensors than
 /// one launch takes.
 std::vector<std::vector<int64_t>> lists() {
@@ -52,15 +60,17 @@ TEST_F(CudaOptim, StepsAdamW) {
     for (const auto& sizes : lists()) {
       std::vector<AdamWItem> cpu;
       std::vector<AdamWItem> gpu;
+      std::vector<StepNumbers> rows;
       uint64_t seed = 0;
       for (const int64_t size : sizes) {
         const AdamWItem item{.parameter = values(size, dtype, ++seed),
                              .grad = values(size, dtype, ++seed),
                              .exp_avg = values(size, dtype, ++seed),
                              .exp_avg_sq = values(size, dtype, ++seed, 0),
-                             .decay = 1 - 1e-4 * static_cast<double>(seed % 7),
-                             .step_size = 1e-2,
-                             .inv_sqrt_bias2 = 1.5};
+                             .copy = {},
+                             .row = static_cast<int64_t>(rows.size())};
+        const auto i = static_cast<double>(rows.size() % 7);
+        rows.push_back(AdamWNumbers{1 - 1e-4 * i, 1e-2 + 1e-3 * i, 1.5}.row());
         AdamWItem other = item;
         for (Tensor AdamWItem::*field : {&AdamWItem::parameter, &AdamWItem::grad,
                                          &AdamWItem::exp_avg, &AdamWItem::exp_avg_sq}) {
@@ -69,8 +79,8 @@ TEST_F(CudaOptim, StepsAdamW) {
         cpu.push_back(item);
         gpu.push_back(other);
       }
-      adamw_cpu({cpu, 0.9, 0.95, 1e-8, 0.5}, cpu_stream());
-      adamw_cuda({gpu, 0.9, 0.95, 1e-8, 0.5}, gpu_stream());
+      adamw_cpu({cpu, 0.9, 0.95, 1e-8, inputs(rows, kCpu)}, cpu_stream());
+      adamw_cuda({gpu, 0.9, 0.95, 1e-8, inputs(rows, kGpu)}, gpu_stream());
       for (size_t i = 0; i < cpu.size(); ++i) {
         expect_equal(gpu[i].parameter, cpu[i].parameter, "parameter");
         expect_equal(gpu[i].exp_avg, cpu[i].exp_avg, "exp_avg");
@@ -86,15 +96,16 @@ TEST_F(CudaOptim, StepsSgd) {
       for (const bool nesterov : {false, true}) {
         std::vector<SgdItem> cpu;
         std::vector<SgdItem> gpu;
+        std::vector<StepNumbers> rows;
         uint64_t seed = 0;
         for (const int64_t size : {1, 3, 4096, 20001}) {
           SgdItem item{.parameter = values(size, dtype, ++seed),
                        .grad = values(size, dtype, ++seed),
                        .momentum_buffer = momentum ? values(size, dtype, ++seed) : Tensor(),
-                       .lr = 0.1,
-                       .weight_decay = 0.01,
-                       .keep = 0.9,
-                       .take = 0.7};
+                       .copy = {},
+                       .row = static_cast<int64_t>(rows.size())};
+          const auto i = static_cast<double>(rows.size());
+          rows.push_back(SgdNumbers{0.1 + 0.01 * i, 0.01 * i, 0.9, 0.7}.row());
           SgdItem other = item;
           other.parameter = mirrored(item.parameter);
           other.grad = mirrored(item.grad);
@@ -102,8 +113,8 @@ TEST_F(CudaOptim, StepsSgd) {
           cpu.push_back(item);
           gpu.push_back(other);
         }
-        sgd_cpu({cpu, 0.9, nesterov, 0.5}, cpu_stream());
-        sgd_cuda({gpu, 0.9, nesterov, 0.5}, gpu_stream());
+        sgd_cpu({cpu, 0.9, nesterov, inputs(rows, kCpu)}, cpu_stream());
+        sgd_cuda({gpu, 0.9, nesterov, inputs(rows, kGpu)}, gpu_stream());
         for (size_t i = 0; i < cpu.size(); ++i) {
           expect_equal(gpu[i].parameter, cpu[i].parameter, "parameter");
           if (momentum) expect_equal(gpu[i].momentum_buffer, cpu[i].momentum_buffer, "buffer");
@@ -120,13 +131,15 @@ TEST_F(CudaOptim, StepsMuon) {
         for (const Shape& shape : std::vector<Shape>{{1, 1}, {7, 9}, {128, 96}}) {
           std::vector<MuonItem> cpu;
           std::vector<MuonItem> gpu;
+          std::vector<StepNumbers> rows;
           uint64_t seed = 0;
           for (int i = 0; i < 3; ++i) {
             MuonItem item{.parameter = random_tensor(shape, dtype, ++seed),
                           .grad = random_tensor(shape, dtype, ++seed),
                           .momentum_buffer = random_tensor(shape, dtype, ++seed),
-                          .decay = 0.99,
-                          .step_size = 0.1 * (i + 1)};
+                          .copy = {},
+                          .row = 2 - i};
+            rows.push_back(MuonNumbers{0.99, 0.1 * (i + 1)}.row());
             MuonItem other = item;
             other.parameter = mirrored(item.parameter);
             other.grad = mirrored(item.grad);
@@ -134,8 +147,8 @@ TEST_F(CudaOptim, StepsMuon) {
             cpu.push_back(item);
             gpu.push_back(other);
           }
-          const MuonParams on_cpu{cpu, 0.95, nesterov, 0.5};
-          const MuonParams on_gpu{gpu, 0.95, nesterov, 0.5};
+          const MuonParams on_cpu{cpu, 0.95, nesterov, inputs(rows, kCpu)};
+          const MuonParams on_gpu{gpu, 0.95, nesterov, inputs(rows, kGpu)};
           Tensor sums = empty({3}, DType::f64);
           Tensor sums_gpu = mirrored(sums);
           muon_momentum_cpu(on_cpu, sums, cpu_stream());
@@ -159,7 +172,13 @@ TEST_F(CudaOptim, StepsMuon) {
   }
 }
 
-TEST_F(CudaOptim, SumsSquaresOfMixedTypes) {
+double norm_on_gpu(std::span<const Tensor> tensors) {
+  Tensor norm = full({}, -1, DType::f64, kGpu);
+  grad_norm_cuda(tensors, norm, gpu_stream());
+  return norm.item<double>();
+}
+
+TEST_F(CudaOptim, TakesTheNormOfMixedTypes) {
   for (const auto& sizes : lists()) {
     std::vector<Tensor> cpu;
     std::vector<Tensor> gpu;
@@ -169,15 +188,36 @@ TEST_F(CudaOptim, SumsSquaresOfMixedTypes) {
       cpu.push_back(values(size, test::kFloating[seed % 4], seed));
       gpu.push_back(mirrored(cpu.back()));
     }
-    const double expected = sum_of_squares_cpu(cpu, cpu_stream());
-    const double actual = sum_of_squares_cuda(gpu, gpu_stream());
-    EXPECT_NEAR(actual, expected, 1e-13 * expected);
-    EXPECT_EQ(sum_of_squares_cuda(gpu, gpu_stream()), actual);
+    Tensor expected = empty({}, DType::f64);
+    grad_norm_cpu(cpu, expected, cpu_stream());
+    const double actual = norm_on_gpu(gpu);
+    EXPECT_NEAR(actual, expected.item<double>(), 1e-13 * expected.item<double>());
+    EXPECT_EQ(norm_on_gpu(gpu), actual);
     scale_cpu(cpu, 0.3, cpu_stream());
     scale_cuda(gpu, 0.3, gpu_stream());
     for (size_t i = 0; i < cpu.size(); ++i) test::expect_same(gpu[i], cpu[i], "scaled");
   }
-  EXPECT_EQ(sum_of_squares_cuda({}, gpu_stream()), 0);
+  EXPECT_EQ(norm_on_gpu({}), 0);
+}
+
+TEST_F(CudaOptim, GivesTheFactorThatClips) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const DType dtype : kTypes) {
+    for (const double norm : {0.0, 0.3, 7.0, 1e30, infinity, std::nan("")}) {
+      for (const double max_norm : {0.5, 10.0, infinity}) {
+        for (const double unscale : {0.0, 0.125, 3.0, infinity}) {
+          const Tensor of = scalar(norm, dtype);
+          const Tensor by = unscale == 0 ? Tensor() : scalar(unscale, dtype);
+          Tensor cpu = empty({}, DType::f64);
+          clip_scale_cpu(of, by, max_norm, cpu, cpu_stream());
+          Tensor gpu = zeros({}, DType::f64, kGpu);
+          clip_scale_cuda(of.to(kGpu), by.defined() ? by.to(kGpu) : by, max_norm, gpu,
+                          gpu_stream());
+          test::expect_same(gpu, cpu, "scale");
+        }
+      }
+    }
+  }
 }
 
 TEST_F(CudaOptim, FindsTheFirstNonFinite) {

@@ -31,6 +31,61 @@ INSTANTIATE_TEST_SUITE_P(DTypes, ClipTest,
                          testing::Values(DType::f32, DType::f64, DType::bf16, DType::f16),
                          [](const auto& info) { return std::string(to_string(info.param)); });
 
+TEST_P(ClipTest, NormAsTensorHasTheSameBits) {
+  const NamedParameters parameters = assorted_parameters(GetParam());
+  const Tensor none = grad_norm_tensor(parameters);
+  EXPECT_EQ(none.item<double>(), 0);
+  set_random_grads(parameters, 1);
+  const Tensor norm = grad_norm_tensor(parameters);
+  EXPECT_EQ(norm.rank(), 0);
+  EXPECT_EQ(norm.dtype(), DType::f64);
+  EXPECT_EQ(norm.item<double>(), grad_norm(parameters));
+}
+
+TEST(ClipScaleTensor, IsThatOfTheHost) {
+  for (const double norm : {0.0, 0.3, 1.0, 7.0, 1e30}) {
+    for (const double max_norm : {0.1, 1.0, 3.0, kInfinity}) {
+      const Tensor scale = clip_scale_tensor(scalar(norm, DType::f64), max_norm);
+      EXPECT_EQ(scale.rank(), 0);
+      EXPECT_EQ(scale.dtype(), DType::f64);
+      EXPECT_EQ(scale.item<double>(), clip_scale(norm, max_norm));
+      const auto rounded = static_cast<double>(static_cast<float>(norm));
+      EXPECT_EQ(clip_scale_tensor(scalar(norm), max_norm).item<double>(),
+                clip_scale(rounded, max_norm));
+    }
+  }
+}
+
+TEST(ClipScaleTensor, ClipsWhatIsUnscaled) {
+  const Tensor norm = scalar(600, DType::f64);  // 6 without the loss's factor of 100
+  EXPECT_DOUBLE_EQ(clip_scale_tensor(norm, 10, scalar(0.01, DType::f64)).item<double>(), 0.01);
+  EXPECT_DOUBLE_EQ(clip_scale_tensor(norm, 3, scalar(0.01, DType::f64)).item<double>(), 0.005);
+  EXPECT_DOUBLE_EQ(clip_scale_tensor(norm, 1200, scalar(4)).item<double>(), 2);
+}
+
+TEST(ClipScaleTensor, IsNotFiniteWhereTheNormIsNot) {
+  for (const double bad : {kInfinity, kNan}) {
+    for (const double max_norm : {1.0, kInfinity}) {
+      EXPECT_FALSE(
+          std::isfinite(clip_scale_tensor(scalar(bad, DType::f64), max_norm).item<double>()));
+      EXPECT_FALSE(
+          std::isfinite(clip_scale_tensor(scalar(bad), max_norm, scalar(0.5)).item<double>()));
+      EXPECT_FALSE(
+          std::isfinite(clip_scale_tensor(scalar(1), max_norm, scalar(bad)).item<double>()));
+    }
+  }
+}
+
+TEST(ClipScaleTensor, RefusesWhatIsNoNumber) {
+  EXPECT_THROW(clip_scale_tensor(scalar(1), 0), ConfigError);
+  EXPECT_THROW(clip_scale_tensor(scalar(1), kNan), ConfigError);
+  EXPECT_THROW(clip_scale_tensor(Tensor(), 1), ShapeError);
+  EXPECT_THROW(clip_scale_tensor(ones({1}), 1), ShapeError);
+  EXPECT_THROW(clip_scale_tensor(scalar(1), 1, ones({2})), ShapeError);
+  EXPECT_THROW(clip_scale_tensor(scalar(1, DType::f16), 1), DTypeError);
+  EXPECT_THROW(clip_scale_tensor(scalar(1), 1, scalar(1, DType::i64)), DTypeError);
+}
+
 TEST_P(ClipTest, NormIsThatOfAllGradientsTogether) {
   NamedParameters parameters = assorted_parameters(GetParam());
   set_random_grads(parameters, 1);

@@ -38,6 +38,7 @@ TEST(OptimOpTable, SaysWhatTheStepsTake) {
       {"muon_direction", muon_step},
       {"muon_apply", muon_step},
       {"grad_norm", [](DType dtype) { grad_norm({with_grad(dtype)}); }},
+      {"clip_scale", [](DType dtype) { clip_scale_tensor(ones({}, dtype), 0.1, ones({}, dtype)); }},
       {"clip_grad_norm", [](DType dtype) { clip_grad_norm({with_grad(dtype)}, 0.1); }},
       {"find_non_finite_grad", [](DType dtype) { find_non_finite_grad({with_grad(dtype)}); }},
   };

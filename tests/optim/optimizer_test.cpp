@@ -9,6 +9,7 @@
 #include "weft/optim/muon.h"
 #include "weft/optim/sgd.h"
 #include "weft/tensor/error.h"
+#include "weft/tensor/ops/linear.h"
 
 #include "optim_test_support.h"
 
@@ -120,6 +121,140 @@ TEST_P(OptimizerTest, FrozenParametersAreLeftOut) {
   EXPECT_THAT(names_of(optimizer->parameters()), ElementsAre("learned"));
   for (const NamedTensor& named : optimizer->state_dict())
     EXPECT_THAT(named.name, Not(HasSubstr("frozen")));
+}
+
+/// What two optimizers of equal parameters keep.
+void expect_same_state(const Optimizer& a, const Optimizer& b) {
+  const StateDict state_a = a.state_dict(), state_b = b.state_dict();
+  ASSERT_EQ(state_a.size(), state_b.size());
+  for (size_t i = 0; i < state_a.size(); ++i) {
+    EXPECT_EQ(state_a[i].tensor.to_vector<double>(), state_b[i].tensor.to_vector<double>())
+        << state_a[i].name;
+  }
+}
+
+TEST_P(OptimizerTest, TheScaleMayBeATensor) {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    const NamedParameters a = assorted_parameters(dtype), b = clone_parameters(a);
+    const auto of_a = make(a), of_b = make(b);
+    for (int step = 0; step < 4; ++step) {
+      set_random_grads(a, step);
+      set_random_grads(b, step);
+      const double scale = step % 2 == 0 ? 0.3 : 0.375;
+      of_a->step(0.01 / (1 + step), scale);
+      if (step < 2) {
+        of_b->step(0.01 / (1 + step), scalar(scale, step == 0 ? DType::f64 : DType::f32));
+      } else {
+        of_b->prepare_step(0.01 / (1 + step));
+        of_b->apply_step(scalar(scale, DType::f64));
+      }
+      expect_same_bits(a, b);
+      expect_same_state(*of_a, *of_b);
+    }
+  }
+}
+
+TEST_P(OptimizerTest, NothingChangesWhereTheScaleIsNotFinite) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    for (const double bad : {infinity, -infinity, std::nan("")}) {
+      const NamedParameters a = assorted_parameters(dtype), b = clone_parameters(a);
+      const auto of_a = make(a), of_b = make(b);
+      for (int step = 0; step < 3; ++step) {
+        set_random_grads(b, 40 + step);
+        of_b->step(10, scalar(bad, step == 0 ? DType::f32 : DType::f64));
+        expect_same_bits(a, b);
+        of_b->revert_step_count();
+        of_b->revert_step_count();  // of one step only
+        expect_same_state(*of_a, *of_b);
+        set_random_grads(a, step);
+        set_random_grads(b, step);
+        of_a->step(0.01);
+        of_b->step(0.01);
+      }
+      expect_same_bits(a, b);
+      expect_same_state(*of_a, *of_b);
+    }
+  }
+}
+
+TEST_P(OptimizerTest, OnlyStepsThatWereTakenAreReverted) {
+  const NamedParameter used = make_parameter("used", ones({2, 2}));
+  const NamedParameter unused = make_parameter("unused", ones({2, 2}));
+  const auto optimizer = make({used, unused});
+  const auto steps = [&] {
+    return std::pair(entry(optimizer->state_dict(), "used/step").item<int64_t>(),
+                     entry(optimizer->state_dict(), "unused/step").item<int64_t>());
+  };
+  optimizer->revert_step_count();
+  EXPECT_EQ(steps(), std::pair(int64_t{0}, int64_t{0}));
+  set_grad(used, ones({2, 2}));
+  set_grad(unused, ones({2, 2}));
+  optimizer->step(0.1);
+  optimizer->zero_grad();
+  set_grad(used, ones({2, 2}));
+  optimizer->step(0.1);
+  EXPECT_EQ(steps(), std::pair(int64_t{2}, int64_t{1}));
+  optimizer->revert_step_count();
+  EXPECT_EQ(steps(), std::pair(int64_t{1}, int64_t{1}));
+  optimizer->load_state_dict(clone_state(optimizer->state_dict()));
+  optimizer->revert_step_count();
+  EXPECT_EQ(steps(), std::pair(int64_t{1}, int64_t{1}));
+}
+
+TEST_P(OptimizerTest, HalvesOfAStepComeInPairs) {
+  const NamedParameter named = make_parameter("w", ones({3}));
+  set_grad(named, ones({3}));
+  const auto optimizer = make({named});
+  const Tensor one = scalar(1, DType::f64);
+  EXPECT_THROW(optimizer->apply_step(one), AutogradError);
+  optimizer->prepare_step(0.1);
+  optimizer->prepare_step(0);  // the last counts, once
+  optimizer->apply_step(one);
+  EXPECT_EQ(values_of(named), (std::vector<double>{1, 1, 1}));
+  EXPECT_EQ(entry(optimizer->state_dict(), "w/step").item<int64_t>(), 1);
+  EXPECT_THROW(optimizer->apply_step(one), AutogradError);
+  EXPECT_THROW(optimizer->prepare_step(-1), ConfigError);
+  EXPECT_THROW(optimizer->step(0.1, Tensor()), ShapeError);
+  EXPECT_THROW(optimizer->step(0.1, ones({1})), ShapeError);
+  EXPECT_THROW(optimizer->step(0.1, scalar(1, DType::bf16)), DTypeError);
+  EXPECT_EQ(values_of(named), (std::vector<double>{1, 1, 1}));
+}
+
+TEST_P(OptimizerTest, WritesLowPrecisionCopiesWithTheirWeights) {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    clear_low_precision_copies();
+    NamedParameters parameters = assorted_parameters(dtype);
+    // Three weights in one storage, as attention packs them; the second gets no gradient.
+    Tensor packed = random_tensor({50, 24}, dtype, 77);
+    for (const auto& [begin, end] : {std::pair(0, 30), std::pair(30, 37), std::pair(37, 50)})
+      parameters.push_back(
+          make_parameter("q" + std::to_string(begin), packed.slice(0, begin, end)));
+    const auto optimizer = make(parameters);
+    std::vector<std::pair<Tensor, Tensor>> copies;
+    const auto keep = [&](const Tensor& source, DType half) {
+      copies.emplace_back(source, low_precision_copy(source, half));
+    };
+    for (size_t i = 0; i + 3 < parameters.size(); ++i)
+      keep(parameters[i].parameter.data(), i % 2 == 0 ? DType::bf16 : DType::f16);
+    keep(packed, DType::bf16);
+    keep(packed, DType::f16);
+    keep(packed.slice(0, 30, 37).transpose(0, 1), DType::f16);
+    for (int step = 0; step < 3; ++step) {
+      set_random_grads(parameters, step);
+      Variable handle = parameters[parameters.size() - 2].parameter;
+      handle.zero_grad();
+      optimizer->step(0.01, scalar(step == 1 ? std::nan("") : 0.5, DType::f64));
+      for (const auto& [source, copy] : copies) {
+        // Compared before low_precision_copy() could mend it.
+        ASSERT_EQ(copy.to_vector<float>(), source.to(copy.dtype()).to_vector<float>());
+        const uint64_t version = copy.version();
+        const Tensor again = low_precision_copy(source, copy.dtype());
+        EXPECT_EQ(again.raw_data(), copy.raw_data());
+        EXPECT_EQ(again.version(), version) << "was converted again";
+      }
+    }
+  }
 }
 
 TEST_P(OptimizerTest, ZeroGradForgetsTheGradients) {
