@@ -5,10 +5,12 @@
 #include <nlohmann/json.hpp>
 
 #include "weft/io/atomic_file.h"
+#include "weft/tensor/device_info.h"
 #include "weft/tensor/parallel.h"
 
 #include "bench.h"
 #include "common/attention_bench.h"
+#include "common/attention_log.h"
 #include "common/attention_plot.h"
 #include "common/console.h"
 #include "common/exit_code.h"
@@ -28,7 +30,7 @@ struct Settings {
   AttentionBenchOptions bench{.shape = {.d_model = 512, .n_heads = 8, .n_kv_heads = 2},
                               .options = {}};
   std::string dtype = "f32";
-  std::string device = "auto";
+  DeviceOptions machine;
   int64_t threads = 0;
   std::string format = "text";
   std::string plot;
@@ -55,7 +57,7 @@ struct Settings {
     options.add("repeats", &bench.repeats, "timed passes; their median counts", {1, 1 << 20});
     options.add("max-seconds", &bench.max_seconds,
                 "no further repeat of one measurement after this time", {0, 1e6});
-    options.add("device", &device, "auto or cpu");
+    machine.add_to(options, /*in_config=*/true);
     options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
     options.add("format", &format, "of the result on stdout", {"text", "csv", "json"});
     options.add("plot", &plot, "file for charts of the result (SVG)");
@@ -144,9 +146,17 @@ Json row_of(const AttentionBenchPoint& point, const AttentionBenchResult& first,
       {"n_heads", bench.shape.n_heads},
       {"n_kv_heads", bench.shape.n_kv_heads > 0 ? bench.shape.n_kv_heads : bench.shape.n_heads},
       {"layers", result.layers},
+      {"device", to_string(bench.device)},
+      {"device_name", device_info(bench.device).name},
+      {"attention_backend", settings.machine.attention_backend},
       {"threads", num_threads()},
       {"weft", version()},
   };
+}
+
+/// "16 threads", or the GPU.
+std::string describe_machine(Device device) {
+  return device.is_cpu() ? fmt::format("{} threads", num_threads()) : describe_device(device);
 }
 
 std::string text_of(const Json& rows, const Settings& settings) {
@@ -169,12 +179,12 @@ std::string text_of(const Json& rows, const Settings& settings) {
   const Json& row = rows.front();
   return to_table(lines) +
          fmt::format(
-             "One layer of width {} with {} query and {} key heads, {} sequence(s), {}, {} "
-             "threads; products reach {:.0f} GFLOP/s.\nThe first columns are medians; rates, and "
+             "One layer of width {} with {} query and {} key heads, {} sequence(s), {}, {}; "
+             "products reach {:.0f} GFLOP/s.\nThe first columns are medians; rates, and "
              "times as shares of {}'s (forward and backward, "
              "decoding), are those of the fastest repeats. A schedule is the mean of its layers.\n",
              row.at("d_model").dump(), row.at("n_heads").dump(), row.at("n_kv_heads").dump(),
-             row.at("batch_size").dump(), settings.dtype, row.at("threads").dump(),
+             row.at("batch_size").dump(), settings.dtype, describe_machine(settings.bench.device),
              row.at("matmul_gflops_per_s").get<double>(), settings.mechanisms.front());
 }
 
@@ -188,19 +198,21 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
   settings.add_to(options);
   if (!options.parse(arguments)) return kDone;
   const std::vector<int64_t> lengths = settings.lengths();
-  resolve_device(settings.device);
+  settings.bench.device = resolve_device(settings.machine.device);
   settings.bench.dtype = parse_dtype(settings.dtype);
   check_mechanisms(settings);
   if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
 
   Console console(settings.messages);
+  const AttentionLog attention(settings.machine.attention_backend, console);
   double product_rate = 0;
   std::vector<AttentionBenchPoint> points;
   for (const int64_t length : lengths) {
     for (const std::string& name : settings.mechanisms) {
       console.status(fmt::format("{} at {}", name, length));
       // What else runs on the machine can only slow it down: the best of all counts.
-      product_rate = std::max(product_rate, measure_product_rate(settings.bench.dtype));
+      product_rate =
+          std::max(product_rate, measure_product_rate(settings.bench.dtype, settings.bench.device));
       points.push_back({name, length, bench_attention(name, length, settings.bench)});
     }
   }
@@ -212,9 +224,9 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
   if (!settings.plot.empty()) {
     io::write_file_atomically(
         settings.plot,
-        plot_attention(points,
-                       fmt::format("One attention layer, width {}, {} threads, weft {}",
-                                   settings.bench.shape.d_model, num_threads(), version())));
+        plot_attention(points, fmt::format("One attention layer, width {}, {}, weft {}",
+                                           settings.bench.shape.d_model,
+                                           describe_machine(settings.bench.device), version())));
     console.info("charts in " + settings.plot);
   }
   if (settings.format == "json") {

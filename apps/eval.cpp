@@ -10,9 +10,11 @@
 #include "weft/tensor/parallel.h"
 
 #include "commands.h"
+#include "common/attention_log.h"
 #include "common/data.h"
 #include "common/evaluation.h"
 #include "common/exit_code.h"
+#include "common/machine.h"
 #include "common/retrieval.h"
 #include "common/rows.h"
 #include "common/run.h"
@@ -43,6 +45,7 @@ struct Settings {
   int64_t keys = 0;
   int64_t documents = 32;
   uint64_t seed = 0;
+  DeviceOptions machine;
   Console::Settings messages;
 
   void add_to(Options& options) {
@@ -52,6 +55,7 @@ struct Settings {
         .not_in_config();
     options.add("format", &format, "of the result on stdout", {"text", "csv", "json"})
         .not_in_config();
+    machine.add_to(options, /*in_config=*/false);
     options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096})
         .not_in_config();
     messages.add_to(options);
@@ -345,8 +349,10 @@ int evaluate(const std::vector<std::string>& arguments) {
   settings.check();
   if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
 
+  const Device device = resolve_device(settings.machine.device);
   Console console(settings.messages);
-  LoadedRun run = load_run(settings.run, console);
+  const AttentionLog attention(settings.machine.attention_backend, console);
+  LoadedRun run = load_run(settings.run, device, console);
   Json results = Json::array();
   for (const std::string& suite : settings.suites) {
     results.push_back(suite == "loss"     ? measure_loss(settings, run)

@@ -34,7 +34,7 @@ int train(const std::vector<std::string>& arguments) {
   set_deterministic(config.deterministic);
 
   Console console(config.console);
-  const AttentionLog attention(config.attention_backend, console);
+  const AttentionLog attention(config.machine.attention_backend, console);
   RunPlan plan(config);
   plan.describe(console);
   if (config.dry_run) return kDone;

@@ -10,6 +10,7 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/arithmetic.h"
 #include "weft/tensor/ops/reduce.h"
+#include "weft/tensor/profiler.h"
 
 namespace weft::autograd {
 
@@ -43,6 +44,7 @@ std::vector<Variable> record(std::string_view name, std::vector<Tensor> outputs,
     node->name = name;
     node->sequence = next_sequence.fetch_add(1, std::memory_order_relaxed);
     node->backward = std::move(backward);
+    node->module = profiler::current_module();
     for (const Variable& input : inputs) {
       node->inputs.push_back(input.defined() && input.requires_grad() ? input.grad_meta()
                                                                       : nullptr);
@@ -170,6 +172,11 @@ class UnitSeedsGuard {
   std::vector<SavedTensor>* previous_;
 };
 
+std::vector<Tensor> run_backward(const Node& node, const std::vector<Tensor>& grads) {
+  const profiler::Range range(node.name, node.module);
+  return node.backward(grads);
+}
+
 }  // namespace
 
 bool is_unit_seed(const Tensor& grad) {
@@ -238,7 +245,7 @@ void backward(const std::vector<Variable>& roots, const std::vector<Tensor>& gra
       if (output->retain_grad) accumulate(*output, grads[i]);
     }
     accumulated.clear();
-    std::vector<Tensor> input_grads = node->backward(grads);
+    std::vector<Tensor> input_grads = run_backward(*node, grads);
     grads.clear();
     WEFT_CHECK(input_grads.size() == node->inputs.size(), AutogradError,
                "backward: '{}' returned {} gradients for {} inputs", node->name, input_grads.size(),

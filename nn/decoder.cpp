@@ -13,6 +13,7 @@
 #include "weft/tensor/ops/compare.h"
 #include "weft/tensor/ops/cross_entropy.h"
 #include "weft/tensor/ops/gather.h"
+#include "weft/tensor/profiler.h"
 
 namespace weft::nn {
 namespace {
@@ -30,6 +31,11 @@ class ModuleList final : public Module {
   ModuleList() : Module("ModuleList") {}
   using Module::adopt_module;
 };
+
+/// For the profiler; not made while it is off.
+std::string layer_name(size_t layer) {
+  return profiler::enabled() ? fmt::format("model.layers.{}", layer) : std::string();
+}
 
 double residual_std(const DecoderConfig& config) {
   return config.init_std / std::sqrt(2.0 * static_cast<double>(config.n_layers));
@@ -88,20 +94,36 @@ RMSNorm::WithResidual add_and_norm(RMSNorm& norm, const DecoderBlock::Residual& 
 
 }  // namespace
 
+template <class Mix, class Mlp>
+DecoderBlock::Residual DecoderBlock::run(const Residual& x, Mix&& mix, Mlp&& mlp) {
+  const auto timed = [](const char* name, auto&& part) {
+    const profiler::Range range(name);
+    return part();
+  };
+  const auto [stream, normed] =
+      timed("input_layernorm", [&] { return add_and_norm(input_layernorm_, x); });
+  const Variable mixed = timed("self_attn", [&, &in = normed] { return mix(in); });
+  const auto [after_mixer, normed_again] = timed("post_attention_layernorm", [&, &out = stream] {
+    return add_and_norm(post_attention_layernorm_, {out, mixed});
+  });
+  return {after_mixer, timed("mlp", [&, &in = normed_again] { return mlp(in); })};
+}
+
 DecoderBlock::Residual DecoderBlock::forward(const Residual& x, const MixerContext& context,
                                              double dropout) {
-  const auto [stream, normed] = add_and_norm(input_layernorm_, x);
-  const Variable mixed = maybe_dropout(mixer_.forward(normed, context), dropout, context.generator);
-  const auto [after_mixer, normed_again] = add_and_norm(post_attention_layernorm_, {stream, mixed});
-  return {after_mixer, maybe_dropout(mlp_.forward(normed_again), dropout, context.generator)};
+  const auto drop = [&](const Variable& y) { return maybe_dropout(y, dropout, context.generator); };
+  return run(
+      x, [&](const Variable& in) { return drop(mixer_.forward(in, context)); },
+      [&](const Variable& in) { return drop(mlp_.forward(in)); });
 }
 
 DecoderBlock::Residual DecoderBlock::prefill(const Residual& x, MixerCache& cache) {
-  const auto [stream, normed] = add_and_norm(input_layernorm_, x);
-  const Variable mixed =
-      normed.size(1) == 1 ? mixer_.step(normed, cache) : mixer_.prefill(normed, cache);
-  const auto [after_mixer, normed_again] = add_and_norm(post_attention_layernorm_, {stream, mixed});
-  return {after_mixer, mlp_.forward(normed_again)};
+  return run(
+      x,
+      [&](const Variable& in) {
+        return in.size(1) == 1 ? mixer_.step(in, cache) : mixer_.prefill(in, cache);
+      },
+      [&](const Variable& in) { return mlp_.forward(in); });
 }
 
 std::string DecoderBlock::find_non_finite(Residual& x) {
@@ -148,15 +170,19 @@ DecoderLM::DecoderLM(const DecoderConfig& config, const MixerFactory& mixers, Ge
 Variable DecoderLM::embed(const Tensor& tokens) {
   WEFT_CHECK(tokens.defined() && tokens.rank() == 2, ShapeError,
              "decoder: tokens must be [B, T], got {}", tokens);
-  return autograd::to(embed_tokens_->forward(tokens), config_.compute_dtype);  // [B, T, E]
+  const profiler::Range range("model.embed_tokens");
+  const Tensor here = tokens.to(embed_tokens_->weight.device());
+  return autograd::to(embed_tokens_->forward(here), config_.compute_dtype);  // [B, T, E]
 }
 
 Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {
   const double dropout = training() ? config_.dropout : 0.0;
   const MixerContext context{.position = 0, .generator = generator};
   DecoderBlock::Residual x{maybe_dropout(embed(tokens), dropout, generator), {}};
-  for (DecoderBlock* block : blocks_) {
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    DecoderBlock* const block = blocks_[i];
     if (config_.recompute == Recompute::none || !autograd::grad_enabled()) {
+      const profiler::Range range(layer_name(i));
       x = block->forward(x, context, dropout);
       continue;
     }
@@ -165,7 +191,8 @@ Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {
     std::vector<Generator*> generators;
     if (generator != nullptr) generators.push_back(generator);
     const auto outputs = autograd::checkpoint(
-        [block, context, dropout](const std::vector<Variable>& in) -> std::vector<Variable> {
+        [block, i, context, dropout](const std::vector<Variable>& in) -> std::vector<Variable> {
+          const profiler::Range range(layer_name(i));
           const auto [stream, pending] =
               block->forward({in[0], in.size() > 1 ? in[1] : Variable()}, context, dropout);
           return {stream, pending};
@@ -173,6 +200,7 @@ Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {
         inputs, generators);
     x = {outputs[0], outputs[1]};
   }
+  const profiler::Range range("model.norm");
   return add_and_norm(*norm_, x).normed;
 }
 
@@ -181,7 +209,9 @@ Variable DecoderLM::head_weight() const {
 }
 
 Variable DecoderLM::logits(const Tensor& tokens, Generator* generator) {
-  const Variable raw = autograd::linear(hidden_states(tokens, generator), head_weight(), {});
+  const Variable hidden = hidden_states(tokens, generator);
+  const profiler::Range range("lm_head");
+  const Variable raw = autograd::linear(hidden, head_weight(), {});
   return raw.dtype() == DType::f64 ? raw : autograd::to(raw, DType::f32);
 }
 
@@ -189,8 +219,9 @@ Variable DecoderLM::loss(const Tensor& tokens, const Tensor& targets, Generator*
                          const Tensor& scale) {
   check_targets(tokens, targets);
   const Variable hidden = hidden_states(tokens, generator);
+  const profiler::Range range("lm_head");
   return autograd::linear_cross_entropy(autograd::reshape(hidden, {-1, config_.d_model}),
-                                        head_weight(), targets.reshape({-1}), kIgnoreIndex,
+                                        head_weight(), targets.to(hidden.device()).reshape({-1}), kIgnoreIndex,
                                         /*label_smoothing=*/0, scale);
 }
 
@@ -198,7 +229,8 @@ Tensor DecoderLM::token_losses(const Tensor& tokens, const Tensor& targets) {
   check_targets(tokens, targets);
   const autograd::NoGradGuard no_grad;
   const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
-  return linear_cross_entropy_per_token(hidden, head_weight().data(), targets.reshape({-1}))
+  return linear_cross_entropy_per_token(hidden, head_weight().data(),
+                                        targets.to(hidden.device()).reshape({-1}))
       .reshape(tokens.shape());
 }
 
@@ -206,7 +238,9 @@ Tensor DecoderLM::logits_at(const Tensor& tokens, const Tensor& rows) {
   const autograd::NoGradGuard no_grad;
   const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
   const Tensor logits =
-      autograd::linear(Variable(index_select(hidden, 0, rows)), head_weight(), {}).data();
+      autograd::linear(Variable(index_select(hidden, 0, rows.to(hidden.device()))), head_weight(),
+                       {})
+          .data();
   return logits.dtype() == DType::f64 ? logits : logits.to(DType::f32);
 }
 
@@ -241,8 +275,10 @@ Tensor DecoderLM::prefill(const Tensor& tokens, DecoderCache& cache) {
              "prefill: {} tokens cached and {} more exceed the capacity of {}", cache.length(),
              tokens.size(1), cache.capacity());
   DecoderBlock::Residual x{embedded, {}};
-  for (size_t i = 0; i < blocks_.size(); ++i)
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const profiler::Range range(layer_name(i));
     x = blocks_[i]->prefill(x, cache.layer(static_cast<int>(i)));
+  }
   const auto last = [](const Variable& v) {
     return Variable(v.data().slice(1, -1, v.size(1)).contiguous());
   };

@@ -9,6 +9,7 @@
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/error.h"
 #include "weft/tensor/ops/random.h"
+#include "weft/tensor/stream.h"
 
 namespace weft::apps {
 namespace {
@@ -39,7 +40,12 @@ void repeat(int64_t repeats, double max_seconds, const std::function<void()>& me
 class LayerBench {
  public:
   LayerBench(nn::SequenceMixer& mixer, int64_t seq_len, const AttentionBenchOptions& options)
-      : mixer_(mixer), seq_len_(seq_len), options_(options), generator_(1) {}
+      : mixer_(mixer),
+        seq_len_(seq_len),
+        options_(options),
+        memory_(allocator(options.device)),
+        stream_(current_stream(options.device)),
+        generator_(1) {}
 
   void forward_and_backward(AttentionBenchResult& result) {
     mixer_.train(options_.backward);
@@ -53,20 +59,23 @@ class LayerBench {
     const auto pass = [&] {
       mixer_.zero_grad();
       x.zero_grad();
-      const auto start = Clock::now();
+      begin_.record(stream_);
       const nn::Variable y = mixer_.forward(x, {.position = 0, .generator = &generator_});
-      forward.push_back(seconds_since(start));
-      kept = allocator(kCpu).stats().allocated;
-      if (!options_.backward) return;
-      const auto turn = Clock::now();
-      y.backward(dy);
-      backward.push_back(seconds_since(turn));
+      turn_.record(stream_);
+      kept = memory_.stats().allocated;
+      if (options_.backward) y.backward(dy);
+      end_.record(stream_);
+      stream_.synchronize();
+      forward.push_back(1e-3 * begin_.milliseconds_to(turn_));
+      backward.push_back(1e-3 * turn_.milliseconds_to(end_));
     };
+    // Libraries of a GPU take scratch memory when they are first used, which is no layer's own.
+    if (options_.device.is_cuda()) pass();
     // The first pass warms caches up and is the one whose memory counts.
-    allocator(kCpu).reset_peak();
-    const int64_t before = allocator(kCpu).stats().allocated;
+    memory_.reset_peak();
+    const int64_t before = memory_.stats().allocated;
     pass();
-    result.peak_bytes = static_cast<double>(allocator(kCpu).stats().peak_allocated - before);
+    result.peak_bytes = static_cast<double>(memory_.stats().peak_allocated - before);
     result.kept_bytes = static_cast<double>(kept - before);
     forward.clear();
     backward.clear();
@@ -84,15 +93,17 @@ class LayerBench {
     const autograd::NoGradGuard no_grad;
     constexpr int64_t kWarmUp = 2;
     const int64_t steps = 4 * options_.repeats;
-    const auto cache =
-        mixer_.make_cache(options_.batch_size, seq_len_ + kWarmUp + steps, options_.dtype, kCpu);
+    const auto cache = mixer_.make_cache(options_.batch_size, seq_len_ + kWarmUp + steps,
+                                         options_.dtype, options_.device);
     mixer_.prefill(random(seq_len_), *cache);
     std::vector<double> seconds;
     const auto step = [&] {
       const nn::Variable x = random(1);
-      const auto start = Clock::now();
+      begin_.record(stream_);
       mixer_.step(x, *cache);
-      seconds.push_back(seconds_since(start));
+      end_.record(stream_);
+      stream_.synchronize();
+      seconds.push_back(1e-3 * begin_.milliseconds_to(end_));
     };
     for (int64_t i = 0; i < kWarmUp; ++i) step();
     seconds.clear();
@@ -103,13 +114,18 @@ class LayerBench {
 
  private:
   nn::Variable random(int64_t tokens) {
-    return nn::Variable(
-        normal({options_.batch_size, tokens, options_.shape.d_model}, generator_, options_.dtype));
+    return nn::Variable(normal({options_.batch_size, tokens, options_.shape.d_model}, generator_,
+                               options_.dtype, options_.device));
   }
 
   nn::SequenceMixer& mixer_;
   int64_t seq_len_;
   const AttentionBenchOptions& options_;
+  Allocator& memory_;
+  Stream stream_;
+  Event begin_{options_.device, /*timed=*/true};
+  Event turn_{options_.device, /*timed=*/true};
+  Event end_{options_.device, /*timed=*/true};
   Generator generator_;
 };
 
@@ -194,7 +210,11 @@ AttentionBenchResult bench_attention(const std::string& schedule, int64_t seq_le
   AttentionBenchResult mean;
   for (size_t layer = 0; layer < layers.size(); ++layer) {
     const auto [found, added] = by_mechanism.try_emplace(layers[layer]);
-    if (added) found->second = bench_layer(*factory(static_cast<int>(layer)), seq_len, options);
+    if (added) {
+      const auto mixer = factory(static_cast<int>(layer));
+      mixer->to(options.device);
+      found->second = bench_layer(*mixer, seq_len, options);
+    }
     add(mean, found->second, 1.0 / static_cast<double>(layers.size()));
   }
   mean.layers = static_cast<int64_t>(layers.size());

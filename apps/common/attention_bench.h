@@ -24,6 +24,7 @@ struct AttentionBenchOptions {
   std::vector<std::string> options;  ///< for every mechanism that has them
   int64_t batch_size = 1;
   DType dtype = DType::f32;
+  Device device = kCpu;
   int64_t repeats = 5;
   double max_seconds = 20;  ///< no repetition of a measurement starts after it took this long
   bool backward = true;     ///< time training passes; otherwise forward alone, unrecorded
@@ -31,7 +32,8 @@ struct AttentionBenchOptions {
 };
 
 /// Medians of one attention layer (projections included), or the mean over the layers of a
-/// schedule.
+/// schedule. Times are taken between events on the device's stream: on a GPU they hold what the GPU
+/// waits for the host within a pass, but not the host's own work before and after it.
 struct AttentionBenchResult {
   int64_t layers = 0;  ///< of the schedule
   double parameters = 0;

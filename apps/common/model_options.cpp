@@ -43,7 +43,7 @@ void ModelOptions::add_to(Options& options) {
               {"none", "block"});
 }
 
-nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size) const {
+nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size, Device device) const {
   nn::DecoderConfig config;
   config.vocab_size = vocab_size;
   config.n_layers = n_layers;
@@ -53,7 +53,7 @@ nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size) const {
   config.dropout = dropout;
   config.tie_embeddings = tie_embeddings;
   config.init_std = init_std;
-  config.compute_dtype = dtype == "auto" ? fastest_dtype(kCpu) : parse_dtype(dtype);
+  config.compute_dtype = dtype == "auto" ? fastest_dtype(device) : parse_dtype(dtype);
   config.recompute = recompute == "block" ? nn::Recompute::block : nn::Recompute::none;
   nn::validate(config);
   return config;
@@ -70,11 +70,14 @@ attention::AttentionConfig ModelOptions::attention_config() const {
           .options = attention_options};
 }
 
-std::unique_ptr<nn::DecoderLM> ModelOptions::make_model(int64_t vocab_size, uint64_t seed) const {
-  const nn::DecoderConfig config = decoder_config(vocab_size);
+std::unique_ptr<nn::DecoderLM> ModelOptions::make_model(int64_t vocab_size, uint64_t seed,
+                                                        Device device) const {
+  const nn::DecoderConfig config = decoder_config(vocab_size, device);
   Generator generator(seed);
-  return std::make_unique<nn::DecoderLM>(
+  auto model = std::make_unique<nn::DecoderLM>(
       config, attention::make_mixer_factory(attention_config(), generator), generator);
+  model->to(device);
+  return model;
 }
 
 std::vector<ParameterCount> count_parameters(const nn::DecoderLM& model) {
@@ -107,9 +110,10 @@ double ModelSummary::cache_bytes_per_token() const {
   return total / static_cast<double>(cache_tokens);
 }
 
-ModelSummary summarize(const ModelOptions& options, int64_t vocab_size, int64_t tokens) {
+ModelSummary summarize(const ModelOptions& options, int64_t vocab_size, int64_t tokens,
+                       Device device) {
   ModelSummary summary;
-  summary.config = options.decoder_config(vocab_size);
+  summary.config = options.decoder_config(vocab_size, device);
   summary.cache_tokens = tokens;
   const nn::DecoderConfig& config = summary.config;
   const attention::AttentionConfig layers = options.attention_config();

@@ -31,16 +31,18 @@ struct ModelOptions {
   std::string recompute = "none";
 
   void add_to(Options& options);
-  /// The decoder's config. `vocab_size` comes from the tokenizer. Throws ConfigError.
-  nn::DecoderConfig decoder_config(int64_t vocab_size) const;
+  /// The decoder's config. `vocab_size` comes from the tokenizer; --dtype auto depends on the
+  /// device. Throws ConfigError.
+  nn::DecoderConfig decoder_config(int64_t vocab_size, Device device = kCpu) const;
   /// Mechanisms, shape and options of the layers.
   attention::AttentionConfig attention_config() const;
   /// The schedule of mechanisms: --attention-schedule, or --attention in all layers.
   const std::string& schedule() const {
     return attention_schedule.empty() ? attention : attention_schedule;
   }
-  /// A model with fresh weights drawn from `seed`.
-  std::unique_ptr<nn::DecoderLM> make_model(int64_t vocab_size, uint64_t seed) const;
+  /// A model on this device with fresh weights drawn from `seed`, the same on every device.
+  std::unique_ptr<nn::DecoderLM> make_model(int64_t vocab_size, uint64_t seed,
+                                            Device device = kCpu) const;
 };
 
 /// Parameters of a model by part: "embedding", "attention", "mlp", "norm", "head".
@@ -72,6 +74,7 @@ struct ModelSummary {
 };
 /// Makes one attention layer of each mechanism and counts the rest by formula: a model of billions
 /// of parameters takes the memory of one layer. Throws ConfigError as make_model() does.
-ModelSummary summarize(const ModelOptions& options, int64_t vocab_size, int64_t tokens);
+ModelSummary summarize(const ModelOptions& options, int64_t vocab_size, int64_t tokens,
+                       Device device = kCpu);
 
 }  // namespace weft::apps

@@ -177,7 +177,7 @@ void RunWriter::write_report(const std::vector<std::pair<std::string, std::strin
   if (reports_to("html")) io::write_report(folder_, facts);
 }
 
-LoadedRun load_run(const fs::path& path, Console& console) {
+LoadedRun load_run(const fs::path& path, Device device, Console& console) {
   WEFT_CHECK(fs::exists(path), IoError, "run '{}' does not exist", path.string());
   const std::optional<io::CheckpointReader> reader = open_checkpoint(path, console);
   WEFT_CHECK(reader, IoError, "run '{}' has no checkpoint", path.string());
@@ -192,8 +192,8 @@ LoadedRun load_run(const fs::path& path, Console& console) {
     throw IoError(error.what());  // not of the command line
   }
   run.tokenizer = io::parse_tokenizer(reader->text("tokenizer"), run.checkpoint.string());
-  run.model =
-      run.config.model.make_model(vocab_size_of(run.config, *run.tokenizer), run.config.seed);
+  run.model = run.config.model.make_model(vocab_size_of(run.config, *run.tokenizer),
+                                          run.config.seed, device);
   run.model->load_state_dict(read_state(*reader, run.model->state_dict(), model_entry));
   run.model->eval();
   return run;

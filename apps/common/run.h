@@ -80,7 +80,8 @@ struct LoadedRun {
 };
 
 /// `path` is a run folder, a checkpoint folder or a checkpoint; of a folder the newest intact
-/// checkpoint is taken, and `console` told of damaged ones. Throws IoError.
-LoadedRun load_run(const std::filesystem::path& path, Console& console);
+/// checkpoint is taken, and `console` told of damaged ones. The model is put on `device`, whatever
+/// it was trained on. Throws IoError.
+LoadedRun load_run(const std::filesystem::path& path, Device device, Console& console);
 
 }  // namespace weft::apps

@@ -42,8 +42,10 @@ int64_t vocab_size_of(const TrainConfig& config, const io::Tokenizer& tokenizer)
 
 RunPlan::RunPlan(const TrainConfig& run_config)
     : config(run_config),
+      device(resolve_device(config.machine.device)),
       data(open_data(config.data, config.tokenizer, config.valid_fraction, config.seed)),
-      model(summarize(config.model, vocab_size_of(config, *data.tokenizer), config.seq_len)) {
+      model(
+          summarize(config.model, vocab_size_of(config, *data.tokenizer), config.seq_len, device)) {
   // Now rather than at the first sample.
   if (config.sample_every > 0) data.tokenizer->encode(config.sample_prompt);
 }
@@ -91,7 +93,8 @@ void RunPlan::describe(Console& console) const {
                            format_count(static_cast<double>(part.count)));
   }
   const double cache = model.cache_bytes_per_token();
-  console.info(fmt::format("weft {} on cpu, {} threads", version(), num_threads()));
+  console.info(
+      fmt::format("weft {} on {}, {} threads", version(), describe_device(device), num_threads()));
   console.info(fmt::format("data        {}", data.description));
   console.info(
       fmt::format("model       {} parameters: {}", with_commas(model.num_parameters()), parts));

@@ -20,6 +20,7 @@ struct RunPlan {
   int64_t vocab_size() const;
 
   const TrainConfig& config;
+  Device device;  ///< that --device names
   Data data;
   ModelSummary model;
 };

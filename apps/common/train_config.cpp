@@ -4,8 +4,6 @@
 
 #include "weft/tensor/check.h"
 
-#include "common/machine.h"
-
 namespace weft::apps {
 
 void TrainConfig::add_to(Options& options) {
@@ -47,13 +45,10 @@ void TrainConfig::add_to(Options& options) {
       .not_in_config();
   options.add("report-to", &report_to, "files written besides train.log: csv, tensorboard, html");
   options.group("Machine");
-  options.add("device", &device, "auto or cpu");
+  machine.add_to(options, /*in_config=*/true);
   options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
   options.add("deterministic", &deterministic,
               "same seed, build and device give the same bits; on a GPU at a price in speed");
-  options.add("attention-backend", &attention_backend,
-              "whose kernels compute full attention; reference keeps all scores in memory",
-              {"automatic", "cudnn", "weft", "reference"});
   options.group("This call");
   options.add("dry-run", &dry_run, "show what would be trained and its memory, then stop")
       .not_in_config();
@@ -86,7 +81,7 @@ void TrainConfig::validate() const {
                ConfigError, "--report-to '{}' is unknown; allowed are {}", target,
                fmt::join(kTargets, ", "));
   }
-  resolve_device(device);
+  resolve_device(machine.device);
 }
 
 }  // namespace weft::apps

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/console.h"
+#include "common/machine.h"
 #include "common/model_options.h"
 #include "common/options.h"
 #include "common/training_step.h"
@@ -42,10 +43,9 @@ struct TrainConfig {
   std::vector<std::string> report_to = {"csv", "tensorboard", "html"};
 
   // Machine
-  std::string device = "auto";
+  DeviceOptions machine;
   int64_t threads = 0;
   bool deterministic = false;
-  std::string attention_backend = "automatic";
 
   // This call alone
   bool dry_run = false;
@@ -53,7 +53,8 @@ struct TrainConfig {
   Console::Settings console;
 
   void add_to(Options& options);
-  /// Rules that tie several options together. Throws ConfigError naming options and values.
+  /// Rules that tie several options together. Throws ConfigError naming options and values, and
+  /// DeviceError for a GPU that cannot be used.
   void validate() const;
 };
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "weft/tensor/allocator.h"
+#include "weft/tensor/device_info.h"
 #include "weft/tensor/stream.h"
 #include "weft/tensor/tensor.h"
 
@@ -15,6 +16,7 @@ int device_count();
 /// Why this GPU cannot be used: no driver, one too old, no such GPU, a GPU that this build has no
 /// code for. Empty where it can.
 std::string unavailable_reason(int index);
+DeviceInfo device_info(int index);
 
 /// The stream of this thread for the device: its main one unless a StreamGuard says otherwise.
 Stream current_stream(int index);

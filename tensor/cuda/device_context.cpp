@@ -99,6 +99,12 @@ std::string unavailable_reason(int index) {
   return reasons[at];
 }
 
+DeviceInfo device_info(int index) {
+  cudaDeviceProp properties{};
+  WEFT_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  return {properties.name, static_cast<int64_t>(properties.totalGlobalMem)};
+}
+
 DeviceContext& device_context(Device device) {
   static std::array<std::once_flag, kMaxDevices> made;
   // Leaked on purpose: tensors in static variables may outlive any order of destruction here.

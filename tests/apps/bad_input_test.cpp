@@ -241,7 +241,7 @@ INSTANTIATE_TEST_SUITE_P(
                 "--warmup-steps"},
         Mistake{"UnknownReport", {"train", "--report-to", "csv,wandb"}, kWrongUse, "wandb"},
         Mistake{"UnknownDevice", {"train", "--device", "gpu"}, kWrongUse, "gpu"},
-        Mistake{"Gpu", {"train", "--device", "cuda"}, kRunTime, "on the CPU alone"},
+        Mistake{"Gpu", {"train", "--device", "cuda"}, kRunTime, "--device cuda"},
         Mistake{"TooManyThreads", {"train", "--threads", "4097"}, kWrongUse, "--threads"},
         Mistake{"NegativeThreads", {"train", "--threads", "-1"}, kWrongUse, "--threads"},
         Mistake{"Conflict",

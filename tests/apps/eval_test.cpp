@@ -166,7 +166,7 @@ TEST_F(RetrievalRuns, SolvedMeansThatGreedyGenerationAnswers) {
   Console::Settings quiet;
   quiet.quiet = true;
   Console console(quiet);
-  LoadedRun run = load_run(path("recall"), console);
+  LoadedRun run = load_run(path("recall"), kCpu, console);
   int64_t solved = 0;
   std::vector<ScoredDocument> documents;
   for (uint64_t i = 0; i < 40; ++i) {

@@ -24,6 +24,7 @@ struct Node {
   std::vector<std::shared_ptr<GradMeta>> inputs;  // null where an input needs no gradient
   std::vector<std::weak_ptr<GradMeta>> outputs;   // for hooks and retained gradients
   Backward backward;                              // empty once freed
+  int module = 0;                                 // profiler::current_module() of the call
 };
 
 /// A tensor kept for backward. Remembers the version of the storage and refuses to give back

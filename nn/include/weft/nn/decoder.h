@@ -61,6 +61,10 @@ class DecoderBlock final : public Module {
   const SequenceMixer& mixer() const { return mixer_; }
 
  private:
+  /// The block with these functions in the places of mixer and MLP.
+  template <class Mix, class Mlp>
+  Residual run(const Residual& x, Mix&& mix, Mlp&& mlp);
+
   RMSNorm& input_layernorm_;
   SequenceMixer& mixer_;
   RMSNorm& post_attention_layernorm_;

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <utility>
+
 #include "weft/tensor/check.h"
 #include "weft/tensor/device.h"
+#include "weft/tensor/profiler.h"
 
 /// Names the CUDA launcher of a kernel where the CUDA backend is built, and a null pointer
 /// elsewhere, so that no list of stubs has to be kept.
@@ -16,6 +19,25 @@
 
 namespace weft {
 
+/// A kernel's launcher on one device, as a function. Each call is a range of the profiler.
+template <class Launcher>
+class KernelCall {
+ public:
+  KernelCall(const char* op, Launcher* launcher, Device device)
+      : op_(op), launcher_(launcher), device_(device) {}
+
+  template <class... Arguments>
+  decltype(auto) operator()(Arguments&&... arguments) const {
+    const profiler::Range range(profiler::RangeKind::op, op_, device_);
+    return launcher_(std::forward<Arguments>(arguments)...);
+  }
+
+ private:
+  const char* op_;
+  Launcher* launcher_;
+  Device device_;
+};
+
 /// One kernel of an op: its name and a launcher per device. Constants of this type stand in the
 /// op's host file:
 ///   constexpr Kernel<void(const SoftmaxParams&, Stream)> kSoftmaxForward{
@@ -27,12 +49,12 @@ struct Kernel {
   Launcher* cpu;
   Launcher* cuda;
 
-  Launcher* operator()(Device device) const {
+  KernelCall<Launcher> operator()(Device device) const {
     Launcher* launcher = device.is_cpu() ? cpu : cuda;
     WEFT_CHECK(launcher != nullptr, NotImplementedError,
                "{}: no kernel for {}; there is one for {}", op, device,
                device.is_cpu() ? "cuda" : "cpu");
-    return launcher;
+    return {op, launcher, device};
   }
 };
 
