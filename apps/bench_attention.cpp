@@ -30,7 +30,8 @@ struct Settings {
   AttentionBenchOptions bench{.shape = {.d_model = 512, .n_heads = 8, .n_kv_heads = 2},
                               .options = {}};
   std::string dtype = "f32";
-  DeviceOptions machine;
+  std::string device = "auto";
+  std::string attention_backend = "automatic";
   int64_t threads = 0;
   std::string format = "text";
   std::string plot;
@@ -57,7 +58,7 @@ struct Settings {
     options.add("repeats", &bench.repeats, "timed passes; their median counts", {1, 1 << 20});
     options.add("max-seconds", &bench.max_seconds,
                 "no further repeat of one measurement after this time", {0, 1e6});
-    machine.add_to(options, /*in_config=*/true);
+    add_device_options(options, &device, &attention_backend, /*in_config=*/true);
     options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
     options.add("format", &format, "of the result on stdout", {"text", "csv", "json"});
     options.add("plot", &plot, "file for charts of the result (SVG)");
@@ -148,7 +149,7 @@ Json row_of(const AttentionBenchPoint& point, const AttentionBenchResult& first,
       {"layers", result.layers},
       {"device", to_string(bench.device)},
       {"device_name", device_info(bench.device).name},
-      {"attention_backend", settings.machine.attention_backend},
+      {"attention_backend", settings.attention_backend},
       {"threads", num_threads()},
       {"weft", version()},
   };
@@ -198,13 +199,13 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
   settings.add_to(options);
   if (!options.parse(arguments)) return kDone;
   const std::vector<int64_t> lengths = settings.lengths();
-  settings.bench.device = resolve_device(settings.machine.device);
+  settings.bench.device = resolve_device(settings.device);
   settings.bench.dtype = parse_dtype(settings.dtype);
   check_mechanisms(settings);
   if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
 
   Console console(settings.messages);
-  const AttentionLog attention(settings.machine.attention_backend, console);
+  const AttentionLog attention(settings.attention_backend, console);
   double product_rate = 0;
   std::vector<AttentionBenchPoint> points;
   for (const int64_t length : lengths) {

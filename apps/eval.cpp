@@ -45,7 +45,8 @@ struct Settings {
   int64_t keys = 0;
   int64_t documents = 32;
   uint64_t seed = 0;
-  DeviceOptions machine;
+  std::string device = "auto";
+  std::string attention_backend = "automatic";
   Console::Settings messages;
 
   void add_to(Options& options) {
@@ -55,7 +56,7 @@ struct Settings {
         .not_in_config();
     options.add("format", &format, "of the result on stdout", {"text", "csv", "json"})
         .not_in_config();
-    machine.add_to(options, /*in_config=*/false);
+    add_device_options(options, &device, &attention_backend, /*in_config=*/false);
     options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096})
         .not_in_config();
     messages.add_to(options);
@@ -349,9 +350,9 @@ int evaluate(const std::vector<std::string>& arguments) {
   settings.check();
   if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
 
-  const Device device = resolve_device(settings.machine.device);
+  const Device device = resolve_device(settings.device);
   Console console(settings.messages);
-  const AttentionLog attention(settings.machine.attention_backend, console);
+  const AttentionLog attention(settings.attention_backend, console);
   LoadedRun run = load_run(settings.run, device, console);
   Json results = Json::array();
   for (const std::string& suite : settings.suites) {

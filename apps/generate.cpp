@@ -27,7 +27,8 @@ int generate(const std::vector<std::string>& arguments) {
   settings.sampling.temperature = 0.8;
   uint64_t seed = 0;
   int64_t threads = 0;
-  DeviceOptions machine;
+  std::string device_name = "auto";
+  std::string attention_backend = "automatic";
   Console::Settings messages;
   Options options("generate", "Continues a prompt, token by token.",
                   "weft generate --run runs/a --prompt \"In the beginning\" --max-new-tokens 200 "
@@ -51,7 +52,7 @@ int generate(const std::vector<std::string>& arguments) {
   options.add("seed", &seed, "of the draws; the same seed gives the same text").not_in_config();
   options.add("cache", &settings.use_cache, "keep keys and values; off computes every prefix anew")
       .not_in_config();
-  machine.add_to(options, /*in_config=*/false);
+  add_device_options(options, &device_name, &attention_backend, /*in_config=*/false);
   options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096})
       .not_in_config();
   messages.add_to(options);
@@ -69,9 +70,9 @@ int generate(const std::vector<std::string>& arguments) {
     prompt = text.str();
   }
 
-  const Device device = resolve_device(machine.device);
+  const Device device = resolve_device(device_name);
   Console console(messages);
-  const AttentionLog attention(machine.attention_backend, console);
+  const AttentionLog attention(attention_backend, console);
   const LoadedRun run = load_run(run_path, device, console);
   for (const auto& [name, parameter] : run.model->named_parameters()) {
     if (all_finite(parameter.data())) continue;

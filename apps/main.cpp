@@ -24,15 +24,21 @@ struct Command {
   const char* name;
   const char* summary;
   int (*run)(const std::vector<std::string>& arguments);
+  const char* less_memory = nullptr;  // what to change where memory is short
 };
 
 constexpr Command kCommands[] = {
     {"tokenize", "turn text into a token dataset", &tokenize},
-    {"train", "train a decoder language model", &train},
-    {"eval", "measure a trained model on held-out data", &evaluate},
-    {"generate", "continue a prompt", &generate},
+    {"train", "train a decoder language model", &train,
+     "a smaller --batch-size (with more --grad-accum-steps) or --seq-len, --recompute block and "
+     "--dtype bf16 need less"},
+    {"eval", "measure a trained model on held-out data", &evaluate,
+     "a smaller --batch-size or --seq-len needs less"},
+    {"generate", "continue a prompt", &generate,
+     "a shorter prompt or fewer --max-new-tokens need less"},
     {"inspect", "show what a checkpoint, dataset or run folder holds", &inspect},
-    {"bench", "time training steps and attention layers", &bench},
+    {"bench", "time training steps and attention layers", &bench,
+     "a smaller --batch-size or --seq-len and --dtype bf16 need less"},
     {"attention", "list the attention mechanisms and their options", &attention},
 };
 
@@ -44,6 +50,16 @@ std::string usage() {
     text += fmt::format("  {:<12}{}\n", command.name, command.summary);
   return text +
          "\nweft COMMAND --help shows the options of a command; weft --version the version.\n";
+}
+
+/// Adds what helps to the error of short memory.
+int run(const Command& command, const std::vector<std::string>& arguments) {
+  try {
+    return command.run(arguments);
+  } catch (const OutOfMemoryError& error) {
+    if (command.less_memory == nullptr) throw;
+    throw OutOfMemoryError(fmt::format("{}; {}", error.what(), command.less_memory));
+  }
 }
 
 int run(const std::vector<std::string>& arguments) {
@@ -59,7 +75,7 @@ int run(const std::vector<std::string>& arguments) {
   }
   std::vector<std::string> names;
   for (const Command& command : kCommands) {
-    if (name == command.name) return command.run({arguments.begin() + 1, arguments.end()});
+    if (name == command.name) return run(command, {arguments.begin() + 1, arguments.end()});
     names.emplace_back(command.name);
   }
   const std::string close = nearest(name, names);

@@ -10,6 +10,7 @@
 #include "common/attention_log.h"
 #include "common/exit_code.h"
 #include "common/options.h"
+#include "common/profile.h"
 #include "common/signals.h"
 #include "common/train_config.h"
 #include "common/trainer.h"
@@ -34,13 +35,16 @@ int train(const std::vector<std::string>& arguments) {
   set_deterministic(config.deterministic);
 
   Console console(config.console);
-  const AttentionLog attention(config.machine.attention_backend, console);
+  const AttentionLog attention(config.attention_backend, console);
   RunPlan plan(config);
   plan.describe(console);
   if (config.dry_run) return kDone;
+  ProfileRun profile(config.profile, plan.device);
   Trainer trainer(std::move(plan), options.to_config(), console);
   try {
-    return trainer.run();
+    const int code = trainer.run();
+    profile.write(console);
+    return code;
   } catch (const NonFiniteError& error) {
     const std::vector<int64_t> kept = io::RunFolder(config.out_dir).checkpoints().steps();
     console.error(fmt::format("{}; {}", error.what(),

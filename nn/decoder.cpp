@@ -171,7 +171,7 @@ Variable DecoderLM::embed(const Tensor& tokens) {
   WEFT_CHECK(tokens.defined() && tokens.rank() == 2, ShapeError,
              "decoder: tokens must be [B, T], got {}", tokens);
   const profiler::Range range("model.embed_tokens");
-  const Tensor here = tokens.to(embed_tokens_->weight.device());
+  const Tensor here = tokens.to(device());
   return autograd::to(embed_tokens_->forward(here), config_.compute_dtype);  // [B, T, E]
 }
 
@@ -221,7 +221,8 @@ Variable DecoderLM::loss(const Tensor& tokens, const Tensor& targets, Generator*
   const Variable hidden = hidden_states(tokens, generator);
   const profiler::Range range("lm_head");
   return autograd::linear_cross_entropy(autograd::reshape(hidden, {-1, config_.d_model}),
-                                        head_weight(), targets.to(hidden.device()).reshape({-1}), kIgnoreIndex,
+                                        head_weight(), targets.to(device()).reshape({-1}),
+                                        kIgnoreIndex,
                                         /*label_smoothing=*/0, scale);
 }
 
@@ -230,7 +231,7 @@ Tensor DecoderLM::token_losses(const Tensor& tokens, const Tensor& targets) {
   const autograd::NoGradGuard no_grad;
   const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
   return linear_cross_entropy_per_token(hidden, head_weight().data(),
-                                        targets.to(hidden.device()).reshape({-1}))
+                                        targets.to(device()).reshape({-1}))
       .reshape(tokens.shape());
 }
 
@@ -238,8 +239,7 @@ Tensor DecoderLM::logits_at(const Tensor& tokens, const Tensor& rows) {
   const autograd::NoGradGuard no_grad;
   const Tensor hidden = hidden_states(tokens).data().reshape({-1, config_.d_model});
   const Tensor logits =
-      autograd::linear(Variable(index_select(hidden, 0, rows.to(hidden.device()))), head_weight(),
-                       {})
+      autograd::linear(Variable(index_select(hidden, 0, rows.to(device()))), head_weight(), {})
           .data();
   return logits.dtype() == DType::f64 ? logits : logits.to(DType::f32);
 }

@@ -36,10 +36,11 @@ double fastest_product(int64_t size, DType dtype, Device device) {
 
 }  // namespace
 
-void DeviceOptions::add_to(Options& options, bool in_config) {
-  options.add("device", &device, "auto (a GPU where there is one), cpu, cuda, or cuda:N");
+void add_device_options(Options& options, std::string* device, std::string* attention_backend,
+                        bool in_config) {
+  options.add("device", device, "auto (a GPU where there is one), cpu, cuda, or cuda:N");
   if (!in_config) options.not_in_config();
-  options.add("attention-backend", &attention_backend,
+  options.add("attention-backend", attention_backend,
               "whose kernels compute full attention; reference keeps all scores in memory",
               {"automatic", "cudnn", "weft", "reference"});
   if (!in_config) options.not_in_config();

@@ -9,14 +9,10 @@
 
 namespace weft::apps {
 
-/// Where a command computes, and with whose kernels: --device and --attention-backend.
-struct DeviceOptions {
-  std::string device = "auto";
-  std::string attention_backend = "automatic";
-
-  /// `in_config`: they may also stand in the command's config file.
-  void add_to(Options& options, bool in_config);
-};
+/// Adds --device and --attention-backend; `in_config`: they may also stand in the command's config
+/// file.
+void add_device_options(Options& options, std::string* device, std::string* attention_backend,
+                        bool in_config);
 
 /// The device of a --device argument: auto (the first usable GPU, else the CPU), cpu, cuda or
 /// cuda:N. Throws UsageError for what names no device, and DeviceError with the reason for a GPU

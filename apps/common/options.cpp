@@ -301,6 +301,11 @@ Options& Options::required() {
   return *this;
 }
 
+Options& Options::value_if_bare(std::string value) {
+  options_.back().bare_value = std::move(value);
+  return *this;
+}
+
 Options& Options::accept_config_of(const Options& other) {
   for (const auto& [key, value] : other.values()) ignored_keys_.push_back(key);
   return *this;
@@ -356,7 +361,9 @@ bool Options::parse(const std::vector<std::string>& arguments) {
     if (option.value_name.empty()) {
       description.add_options()(names.c_str(), "")(("no-" + option.name).c_str(), "");
     } else {
-      description.add_options()(names.c_str(), po::value<std::vector<std::string>>(), "");
+      auto* const value = po::value<std::vector<std::string>>();
+      if (option.bare_value) value->implicit_value({*option.bare_value}, "");
+      description.add_options()(names.c_str(), value, "");
     }
     config_option = config_option || option.in_config;
   }
@@ -413,7 +420,9 @@ bool Options::parse(const std::vector<std::string>& arguments) {
     Option& option = *find(negated ? given.string_key.substr(3) : given.string_key);
     const bool again = std::find(seen.begin(), seen.end(), option.name) != seen.end();
     seen.push_back(option.name);
-    std::string text = option.value_name.empty() ? (negated ? "false" : "true") : given.value.at(0);
+    std::string text = option.value_name.empty()                  ? (negated ? "false" : "true")
+                       : given.value.empty() && option.bare_value ? *option.bare_value
+                                                                  : given.value.at(0);
     if (again && option.is_list) {
       text = option.get() + "," + text;
     } else if (again && text != option.get()) {
@@ -494,6 +503,7 @@ std::string Options::help() const {
     }
     std::string left = option.short_name ? fmt::format("-{}, ", option.short_name) : "";
     left += option.value_name.empty() ? fmt::format("--{}, --no-{}", option.name, option.name)
+            : option.bare_value       ? fmt::format("--{}[={}]", option.name, option.value_name)
                                       : fmt::format("--{} {}", option.name, option.value_name);
     std::string right = option.help;
     if (!option.choices.empty()) right += fmt::format(": {}", fmt::join(option.choices, ", "));

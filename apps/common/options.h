@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -58,6 +59,9 @@ class Options {
   /// Concerns this call alone (--dry-run): not a config key and not saved.
   Options& not_in_config();
   Options& required();
+  /// The flag may stand without a value and then means this one; a value follows an equals sign, as
+  /// in --profile=FILE.
+  Options& value_if_bare(std::string value);
 
   /// Config files made for `other` may be given to --config: its keys that are unknown here are
   /// passed over.
@@ -91,6 +95,7 @@ class Options {
     std::string default_text;
     std::vector<std::string> choices;
     std::string environment;
+    std::optional<std::string> bare_value;
     char short_name = 0;
     bool in_config = true;
     bool required = false;

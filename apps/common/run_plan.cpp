@@ -1,11 +1,15 @@
 #include "common/run_plan.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "weft/io/loader.h"
 #include "weft/tensor/check.h"
+#include "weft/tensor/device_info.h"
 #include "weft/tensor/parallel.h"
 
+#include "common/machine.h"
 #include "common/version.h"
 
 namespace weft::apps {
@@ -42,7 +46,7 @@ int64_t vocab_size_of(const TrainConfig& config, const io::Tokenizer& tokenizer)
 
 RunPlan::RunPlan(const TrainConfig& run_config)
     : config(run_config),
-      device(resolve_device(config.machine.device)),
+      device(resolve_device(config.device)),
       data(open_data(config.data, config.tokenizer, config.valid_fraction, config.seed)),
       model(
           summarize(config.model, vocab_size_of(config, *data.tokenizer), config.seq_len, device)) {
@@ -72,7 +76,12 @@ double RunPlan::estimated_bytes() const {
   // copies of the weights.
   const double per_parameter =
       4 + 4 + (config.optimizer.optimizer == "sgd" ? 4 : 8) + (element < 4 ? element : 0);
-  return kept + layer + per_parameter * static_cast<double>(model.num_parameters());
+  // The loss holds some rows of logits at a time, in f32 and as their gradients.
+  const double most_logits = device.is_cpu() ? 1 << 27 : 1 << 30;
+  const double logits = std::min(tokens * 4 * static_cast<double>(shape.vocab_size), most_logits) *
+                        (element < 4 ? 1 + element / 4 : 1);
+  return kept + std::max(layer, logits) +
+         per_parameter * static_cast<double>(model.num_parameters());
 }
 
 void RunPlan::describe(Console& console) const {
@@ -109,8 +118,17 @@ void RunPlan::describe(Console& console) const {
   console.info(fmt::format("run         {} steps, {} tokens, {:.1f} tokens per parameter{}",
                            config.max_steps, format_count(run_tokens), run_tokens / parameters,
                            epochs > 0 ? fmt::format(", {:.2f} epochs", epochs) : ""));
-  console.info(fmt::format("memory      about {} for training", format_bytes(estimated_bytes())));
+  const double needed = estimated_bytes();
+  const auto there = static_cast<double>(device_info(device).memory_bytes);
+  console.info(fmt::format("memory      about {} for training{}", format_bytes(needed),
+                           there > 0 ? fmt::format(", of {}", format_bytes(there)) : ""));
   console.info(fmt::format("output      {}", config.out_dir));
+  if (there > 0 && needed > there) {
+    console.warn(fmt::format(
+        "the run may need more memory than {} has; a smaller --batch-size (with more "
+        "--grad-accum-steps) or --seq-len, --recompute block and --dtype bf16 need less",
+        device));
+  }
 }
 
 }  // namespace weft::apps

@@ -4,6 +4,9 @@
 
 #include "weft/tensor/check.h"
 
+#include "common/machine.h"
+#include "common/profile.h"
+
 namespace weft::apps {
 
 void TrainConfig::add_to(Options& options) {
@@ -45,7 +48,7 @@ void TrainConfig::add_to(Options& options) {
       .not_in_config();
   options.add("report-to", &report_to, "files written besides train.log: csv, tensorboard, html");
   options.group("Machine");
-  machine.add_to(options, /*in_config=*/true);
+  add_device_options(options, &device, &attention_backend, /*in_config=*/true);
   options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
   options.add("deterministic", &deterministic,
               "same seed, build and device give the same bits; on a GPU at a price in speed");
@@ -54,6 +57,7 @@ void TrainConfig::add_to(Options& options) {
       .not_in_config();
   options.add("print-config", &print_config, "print every value with its origin, then stop")
       .not_in_config();
+  add_profile_option(options, &profile);
   console.add_to(options);
 }
 
@@ -81,7 +85,7 @@ void TrainConfig::validate() const {
                ConfigError, "--report-to '{}' is unknown; allowed are {}", target,
                fmt::join(kTargets, ", "));
   }
-  resolve_device(machine.device);
+  resolve_device(device);
 }
 
 }  // namespace weft::apps

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "common/console.h"
-#include "common/machine.h"
 #include "common/model_options.h"
 #include "common/options.h"
 #include "common/training_step.h"
@@ -43,13 +42,15 @@ struct TrainConfig {
   std::vector<std::string> report_to = {"csv", "tensorboard", "html"};
 
   // Machine
-  DeviceOptions machine;
+  std::string device = "auto";
   int64_t threads = 0;
   bool deterministic = false;
+  std::string attention_backend = "automatic";
 
   // This call alone
   bool dry_run = false;
   bool print_config = false;
+  std::string profile;  ///< as ProfileRun takes it
   Console::Settings console;
 
   void add_to(Options& options);

@@ -35,7 +35,7 @@ Trainer::Trainer(RunPlan plan, std::string config_text, Console& console)
       config_text_(std::move(config_text)),
       console_(console),
       data_(std::move(plan.data)),
-      model_(config_.model.make_model(plan.vocab_size(), config_.seed, plan.device)),
+      model_(config_.model.make_model(plan.vocab_size(), config_.seed)),
       optimizer_(config_.optimizer.make_optimizer(*model_)),
       schedule_(config_.optimizer.make_schedule(config_.max_steps)),
       dropout_generator_(config_.seed + 1),
@@ -63,8 +63,7 @@ int Trainer::run() {
   }
   StopSignals::note_first();
   run_->begin(steps_done_, config_text_, *data_.tokenizer);
-  product_rate_ =
-      measure_product_rate(model_->config().compute_dtype, model_->parameters().front().device());
+  product_rate_ = measure_product_rate(model_->config().compute_dtype);
   loader_.seek(steps_done_);
   model_->train();
   TrainingStep training_step(*model_, *optimizer_, schedule_, config_.optimizer.grad_clip,

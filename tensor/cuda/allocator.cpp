@@ -114,8 +114,7 @@ class CudaAllocator : public Allocator {
     const auto allocated = static_cast<size_t>(stats_.allocated);
     throw_error<OutOfMemoryError>(
         "allocator: out of memory on {}: requested {} ({} bytes); of {} on the card {} are free, "
-        "tensors hold {}, cached are {}, the peak was {}, the limit is {}. A smaller batch or "
-        "sequence, recomputed activations (--recompute) or bf16 need less",
+        "tensors hold {}, cached are {}, the peak was {}, the limit is {}",
         device_, readable(bytes), bytes, readable(total), readable(free), readable(allocated),
         readable(reserved() - std::min(allocated, reserved())),
         readable(static_cast<size_t>(stats_.peak_allocated)),

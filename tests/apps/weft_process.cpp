@@ -61,6 +61,8 @@ Process::Process(const Arguments& arguments, const ProcessOptions& options)
   command.insert(command.end(), arguments.begin(), arguments.end());
   std::map<std::string, std::string> environment = {
       {"OMP_NUM_THREADS", "1"}, {"OMP_WAIT_POLICY", "passive"}, {"PATH", "/usr/bin:/bin"}};
+  // Results of the CPU are the same everywhere; without this --device auto would leave it.
+  if (!options.gpu) environment["CUDA_VISIBLE_DEVICES"] = "";
   for (const char* name :
        {"LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"}) {
     if (const char* value = std::getenv(name)) environment[name] = value;

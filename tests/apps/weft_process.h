@@ -31,6 +31,7 @@ struct ProcessOptions {
   Stream err = Stream::captured;
   int64_t most_file_bytes = -1;  ///< RLIMIT_FSIZE
   double timeout = 60;           ///< seconds, then it is killed
+  bool gpu = false;              ///< shows it this machine's GPUs
 };
 
 struct Outcome {

@@ -96,7 +96,7 @@ class DecoderLM final : public Module {
   DecoderLM(const DecoderConfig& config, const MixerFactory& mixers, Generator& generator);
 
   const DecoderConfig& config() const { return config_; }
-  /// Where the parameters live; tokens must live there too.
+  /// Where the parameters live. Tokens, targets and rows that are elsewhere are copied there.
   Device device() const { return head_weight().device(); }
 
   /// tokens [B, T] of i64 or i32 -> final normed states [B, T, E]. `generator` is needed in

@@ -21,20 +21,22 @@ namespace weft {
 
 /// A kernel's launcher on one device, as a function. Each call is a range of the profiler.
 template <class Launcher>
-class KernelCall {
+class KernelCall;
+
+template <class Result, class... Parameters>
+class KernelCall<Result(Parameters...)> {
  public:
-  KernelCall(const char* op, Launcher* launcher, Device device)
+  KernelCall(const char* op, Result (*launcher)(Parameters...), Device device)
       : op_(op), launcher_(launcher), device_(device) {}
 
-  template <class... Arguments>
-  decltype(auto) operator()(Arguments&&... arguments) const {
+  Result operator()(Parameters... parameters) const {
     const profiler::Range range(profiler::RangeKind::op, op_, device_);
-    return launcher_(std::forward<Arguments>(arguments)...);
+    return launcher_(std::forward<Parameters>(parameters)...);
   }
 
  private:
   const char* op_;
-  Launcher* launcher_;
+  Result (*launcher_)(Parameters...);
   Device device_;
 };
 

@@ -1,0 +1,234 @@
+// --device: the CPU where no GPU can be used, and the same commands on a GPU.
+#include "weft/tensor/device.h"
+
+#include <cmath>
+#include <filesystem>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "weft/tensor/device_info.h"
+
+#include "common/machine.h"
+#include "weft_process.h"
+
+namespace weft::apps {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+constexpr Device kGpu{DeviceType::cuda, 0};
+
+Arguments joined(Arguments first, const Arguments& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+Arguments bench_arguments(const Arguments& more = {}) {
+  return joined({"bench", "attention", "--d-model", "32", "--n-heads", "4", "--repeats", "2",
+                 "--seq-len", "64", "--format", "json"},
+                more);
+}
+
+TEST(WithoutAGpu, AutoTakesTheCpu) {
+  const auto rows = parse_json(weft(bench_arguments({"--device", "auto"})));
+  EXPECT_EQ(rows.at(0).at("device"), "cpu");
+  EXPECT_NE(rows.at(0).at("device_name"), "");
+  const TemporaryFolder folder;
+  const Outcome train =
+      weft(train_arguments("builtin:stories", folder / "run", {"--device", "auto", "--dry-run"}));
+  EXPECT_EQ(train.code, 0) << train.err;
+  EXPECT_THAT(train.err, HasSubstr(" on cpu, "));
+  EXPECT_FALSE(std::filesystem::exists(folder / "run"));
+}
+
+TEST(WithoutAGpu, CudaIsOneClearErrorInEveryCommand) {
+  const TemporaryFolder folder;
+  const std::string run = (folder / "run").string();
+  ASSERT_EQ(weft(train_arguments("builtin:stories", run)).code, 0);
+  for (const Arguments& command :
+       {train_arguments("builtin:stories", folder / "other"),
+        train_arguments("builtin:stories", folder / "other", {"--dry-run"}),
+        Arguments{"eval", "--run", run}, Arguments{"generate", "--run", run}, bench_arguments()}) {
+    for (const char* const device : {"cuda", "cuda:1"}) {
+      const Outcome outcome = weft(joined(command, {"--device", device}));
+      EXPECT_EQ(outcome.code, 1) << command[0];
+      EXPECT_TRUE(is_one_error_line(outcome.err)) << outcome.err;
+      EXPECT_THAT(outcome.err, HasSubstr(std::string("--device ") + device));
+      EXPECT_EQ(outcome.out, "");
+    }
+    const Outcome wrong = weft(joined(command, {"--device", "cuda:x"}));
+    EXPECT_EQ(wrong.code, 2) << command[0];
+    EXPECT_THAT(wrong.err, HasSubstr("allowed are auto, cpu, cuda, cuda:N"));
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder / "other"));
+}
+
+TEST(Profile, IsATableInAFileOrOnStderr) {
+  const TemporaryFolder folder;
+  const std::string file = (folder / "profile.txt").string();
+  const Outcome to_file =
+      weft(train_arguments("builtin:stories", folder / "a", {"--profile=" + file}));
+  EXPECT_EQ(to_file.code, 0) << to_file.err;
+  const std::string table = read_bytes(file);
+  for (const char* const part : {"ms on cpu", "matmul", "model.layers.0.self_attn",
+                                 "model.layers.0.mlp", "lm_head", "backward of"})
+    EXPECT_THAT(table, HasSubstr(part));
+  EXPECT_THAT(to_file.err, Not(HasSubstr("self_attn")));
+
+  const Outcome to_stderr = weft(train_arguments("builtin:stories", folder / "b", {"--profile"}));
+  EXPECT_EQ(to_stderr.code, 0) << to_stderr.err;
+  EXPECT_THAT(to_stderr.err, HasSubstr("model.layers.0.self_attn"));
+  // It changes nothing.
+  EXPECT_EQ(losses(folder / "a"), losses(folder / "b"));
+  const Outcome plain = weft(train_arguments("builtin:stories", folder / "c"));
+  EXPECT_EQ(losses(folder / "a"), losses(folder / "c"));
+  EXPECT_EQ(tensor_hashes(folder / "a"), tensor_hashes(folder / "c"));
+  EXPECT_EQ(read_bytes(folder / "a/config.ini").find("profile"), std::string::npos);
+
+  const Outcome nowhere = weft(train_arguments("builtin:stories", folder / "d",
+                                               {"--profile=" + (folder / "none/x").string()}));
+  EXPECT_EQ(nowhere.code, 2);
+  EXPECT_TRUE(nowhere.err.find("--profile") != std::string::npos) << nowhere.err;
+  EXPECT_FALSE(std::filesystem::exists(folder / "d"));
+}
+
+TEST(ProductRate, IsThatOfTheDevice) {
+  EXPECT_GT(measure_product_rate(DType::f32), 1e8);
+  if (!is_available(kGpu)) GTEST_SKIP() << unavailable_reason(kGpu);
+  // No GPU that this builds for is slower.
+  EXPECT_GT(measure_product_rate(DType::bf16, kGpu), 1e13);
+}
+
+/// Commands on the GPU against the same on the CPU.
+class OnGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!is_available(kGpu)) GTEST_SKIP() << unavailable_reason(kGpu);
+  }
+
+  static Outcome on_gpu(const Arguments& arguments, ProcessOptions options = {}) {
+    options.gpu = true;
+    options.timeout = 300;
+    return weft(joined(arguments, {"--device", "cuda"}), options);
+  }
+
+  Arguments train(const std::string& run, const Arguments& more = {}) const {
+    return train_arguments(
+        "builtin:stories", folder_ / run,
+        joined({"--max-steps", "20", "--d-model", "32", "--save-every", "10", "--eval-every", "10"},
+               more));
+  }
+
+  std::string path(const std::string& run) const { return (folder_ / run).string(); }
+
+  void expect_close_losses(const std::string& a, const std::string& b, double tolerance) const {
+    const auto x = losses(folder_ / a), y = losses(folder_ / b);
+    ASSERT_EQ(x.size(), 20u);
+    ASSERT_EQ(y.size(), 20u);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double expected = std::stod(y[i].second);
+      EXPECT_NEAR(std::stod(x[i].second), expected, tolerance * expected) << "step " << i + 1;
+    }
+  }
+
+  TemporaryFolder folder_;
+};
+
+TEST_F(OnGpu, AutoTakesIt) {
+  const auto rows = parse_json(weft(bench_arguments({"--dtype", "bf16"}), {.gpu = true}));
+  EXPECT_EQ(rows.at(0).at("device"), "cuda:0");
+  EXPECT_EQ(rows.at(0).at("device_name"), device_info(kGpu).name);
+  for (const char* const key : {"fwd_ms", "bwd_ms", "decode_ms", "peak_bytes", "kept_bytes"})
+    EXPECT_GT(rows.at(0).at(key).get<double>(), 0) << key;
+  const Outcome plan = weft(train("run", {"--dry-run"}), {.gpu = true});
+  EXPECT_EQ(plan.code, 0) << plan.err;
+  EXPECT_THAT(plan.err, HasSubstr(device_info(kGpu).name));
+  EXPECT_EQ(weft(bench_arguments({"--device", "cuda:63"}), {.gpu = true}).code, 1);
+}
+
+TEST_F(OnGpu, TrainsAsTheCpuAndGoesOnThere) {
+  for (const char* const mechanism : {"full", "swa", "mla", "gla", "nsa", "asa"}) {
+    SCOPED_TRACE(mechanism);
+    const std::string name = mechanism;
+    const Arguments options = {"--attention", name, "--n-layers", "2"};
+    ASSERT_EQ(weft(train(name + "-cpu", options)).code, 0);
+    const Outcome gpu = on_gpu(train(name + "-gpu", options));
+    ASSERT_EQ(gpu.code, 0) << gpu.err;
+    expect_close_losses(name + "-gpu", name + "-cpu", 1e-3);
+
+    // Half of the steps on one device, the rest on the other.
+    for (const bool gpu_first : {true, false}) {
+      const std::string run = name + (gpu_first ? "-gpu-cpu" : "-cpu-gpu");
+      std::filesystem::copy(folder_ / (name + (gpu_first ? "-gpu" : "-cpu")), folder_ / run,
+                            std::filesystem::copy_options::recursive);
+      std::filesystem::remove(folder_ / run / "checkpoints/step-00000020.h5");
+      const Arguments rest = train(run, options);
+      const Outcome second = gpu_first ? weft(rest) : on_gpu(rest);
+      ASSERT_EQ(second.code, 0) << second.err;
+      EXPECT_THAT(second.err, HasSubstr("resumed after step 10"));
+      expect_close_losses(run, name + "-cpu", 1e-3);
+    }
+
+    const auto loss_on = [&](const Outcome& outcome) {
+      return parse_json(outcome).at("loss").get<double>();
+    };
+    const Arguments eval = {"eval",     "--run", path(name + "-gpu"), "--max-sequences", "8",
+                            "--format", "json"};
+    const double expected = loss_on(weft(eval));
+    EXPECT_NEAR(loss_on(on_gpu(eval)), expected, 1e-4 * expected);
+    const Arguments generate = {
+        "generate",         "--run", path(name + "-gpu"), "--temperature", "0",
+        "--max-new-tokens", "16",    "--prompt",          "The "};
+    const Outcome text = on_gpu(generate);
+    EXPECT_EQ(text.code, 0) << text.err;
+    EXPECT_GT(text.out.size(), 15u);
+  }
+}
+
+TEST_F(OnGpu, EveryKindOfStepRuns) {
+  for (const Arguments& options :
+       std::vector<Arguments>{{"--dtype", "bf16"},
+                              {"--dtype", "bf16", "--recompute", "block"},
+                              {"--dtype", "auto", "--optimizer", "muon"},
+                              {"--optimizer", "sgd", "--grad-accum-steps", "2", "--tie-embeddings"},
+                              {"--dropout", "0.2"},
+                              {"--sample-every", "10", "--sample-tokens", "8"},
+                              {"--profile"}}) {
+    SCOPED_TRACE(options[0] + options.back());
+    const std::string run = "run" + std::to_string(std::hash<std::string>()(options.back()));
+    const Outcome outcome = on_gpu(train(run, options));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    std::filesystem::remove_all(folder_ / run);
+  }
+}
+
+TEST_F(OnGpu, RetrievalSuitesRun) {
+  ASSERT_EQ(on_gpu(train_arguments("builtin:recall", folder_ / "run", {"--seq-len", "128"})).code,
+            0);
+  const Outcome outcome = on_gpu({"eval", "--run", path("run"), "--suite", "recall,needle",
+                                  "--documents", "4", "--format", "json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
+TEST_F(OnGpu, ShortMemoryIsOneMessageThatHelps) {
+  const Outcome outcome =
+      on_gpu(train("run", {"--seq-len", "1k", "--batch-size", "64", "--n-layers", "4"}),
+             {.environment = {{"WEFT_CUDA_MEMORY_LIMIT", "134217728"}}});
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  const size_t last = outcome.err.rfind("weft: ");
+  ASSERT_NE(last, std::string::npos) << outcome.err;
+  for (const char* const part :
+       {"out of memory on cuda:0", "requested", "free", "cached", "peak", "--batch-size",
+        "--grad-accum-steps", "--recompute", "--seq-len", "--dtype"})
+    EXPECT_THAT(outcome.err.substr(last), HasSubstr(part));
+  EXPECT_TRUE(is_one_error_line(outcome.err.substr(last))) << outcome.err;
+  // Nothing half-written: no checkpoint, and the same command with a smaller batch goes on.
+  EXPECT_TRUE(!std::filesystem::exists(folder_ / "run/checkpoints") ||
+              std::filesystem::is_empty(folder_ / "run/checkpoints"));
+  EXPECT_EQ(on_gpu(train("run")).code, 0);
+}
+
+}  // namespace
+}  // namespace weft::apps
