@@ -9,6 +9,7 @@
 #include "weft/tensor/dispatch.h"
 #include "weft/tensor/tensor.h"
 
+#include "kernels/few_queries_cuda.h"
 #include "kernels/transpose_lists_kernels.h"
 
 namespace weft::attention {
@@ -143,6 +144,7 @@ void run_backward(const char* op, DType dtype, BackwardProblem& problem, Stream 
 void flash_attention_forward_cuda(const FlashAttentionParams& params, Stream stream) {
   constexpr const char* kOp = "flash_attention";
   if (has_few_rows(params)) {
+    if (few_queries_cuda(params, stream)) return;
     SplitAttentionParams split;
     static_cast<FlashAttentionParams&>(split) = params;
     return run_split(kOp, split, stream);

@@ -6,16 +6,28 @@
 #include "weft/tensor/check.h"
 
 namespace weft::cuda {
+namespace {
+
+/// A variable of the environment that is 0 or 1.
+bool flag(const char* name, bool fallback) {
+  const char* const value = std::getenv(name);
+  if (value == nullptr || *value == 0) return fallback;
+  const std::string_view text = value;
+  WEFT_CHECK(text == "0" || text == "1", ConfigError, "{}: '{}' is unknown; allowed are 0 and 1",
+             name, text);
+  return text == "1";
+}
+
+}  // namespace
 
 bool waits_for_kernels() {
-  static const bool waits = [] {
-    const char* value = std::getenv("WEFT_CUDA_SYNC");
-    const std::string_view text = value == nullptr ? "0" : value;
-    WEFT_CHECK(text == "0" || text == "1" || text.empty(), ConfigError,
-               "WEFT_CUDA_SYNC: '{}' is unknown; allowed are 0 and 1", text);
-    return text == "1";
-  }();
+  static const bool waits = flag("WEFT_CUDA_SYNC", false);
   return waits;
+}
+
+bool may_overlap_kernels() {
+  static const bool may = flag("WEFT_CUDA_OVERLAP", true);
+  return may;
 }
 
 void throw_launch_error(cudaError_t status, const char* op, Device device, const LaunchSize& size) {

@@ -28,6 +28,7 @@
 
 #include "cuda/cublas_error.h"
 #include "cuda/device_context.h"
+#include "ops/few_rows_cuda.h"
 #include "ops/gemm.h"
 #include "ops/gemm_layout.h"
 #include "ops/lru_cache.h"
@@ -414,7 +415,16 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
 
 void gemm_weight_cuda(const Tensor& x, const Tensor& weight, Tensor& y, const Tensor& bias,
                       Stream stream) {
-  gemm_cuda(x, low_precision_copy(weight, x.dtype()), y, {.bias = bias}, stream);
+  const Tensor copy = low_precision_copy(weight, x.dtype());
+  if (x.size(0) <= kMostFewRows && has_dense_rows(copy.transpose(0, 1))) {
+    FewRowsParams params;
+    params.x = x;
+    params.weight = copy.transpose(0, 1);
+    params.bias = bias;
+    params.y = y;
+    if (few_rows_product_cuda(params, stream)) return;
+  }
+  gemm_cuda(x, copy, y, {.bias = bias}, stream);
 }
 
 }  // namespace weft

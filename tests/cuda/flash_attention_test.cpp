@@ -57,6 +57,20 @@ std::vector<Problem> few_rows() {
   std::vector<Problem> problems;
   for (const int64_t keys : {1, 63, 64, 257, 1000, 5003})
     problems.push_back({2, 1, keys, 8, 2, 64, 64});
+  // Whole and ragged parts, every number of lanes a key, and heads that share keys.
+  for (const int64_t keys : {2, 15, 16, 65, 128, 129, 8191})
+    problems.push_back({1, 1, keys, 4, 4, 64, 64});
+  for (const int64_t dim : {8, 16, 40, 80, 96, 128, 256})
+    problems.push_back({2, 1, 333, 6, 2, dim, dim});
+  problems.push_back({1, 1, 1023, 16, 2, 128, 128});
+  problems.push_back({5, 1, 2100, 12, 3, 80, 80});
+  problems.push_back({1, 7, 500, 4, 2, 64, 64});
+  problems.push_back({1, 9, 500, 2, 2, 64, 64, {.window = 33}});
+  problems.push_back({1, 2, 9, 16, 2, 64, 64, {.causal = false}});
+  problems.push_back({1, 5, 3, 4, 4, 64, 64});  // rows that see nothing
+  problems.push_back({2, 1, 0, 4, 4, 64, 64});
+  problems.push_back({1, 1, 4000, 8, 8, 128, 128, {.window = 1000, .scale = 0.3}});
+  problems.push_back({1, 3, 900, 4, 4, 64, 64, {.window = 100, .position = 500}});
   problems.push_back({1, 1, 700, 32, 1, 128, 128});  // more rows than the smallest tile
   problems.push_back({1, 4, 700, 8, 2, 128, 64});
   problems.push_back({1, 16, 700, 2, 2, 33, 31});
