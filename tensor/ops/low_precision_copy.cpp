@@ -37,7 +37,10 @@ struct LowPrecisionEntry {
   /// The copy of the present elements, made or brought up to date where necessary.
   Tensor up_to_date(const Tensor& source) {
     const std::lock_guard lock(mutex);
-    if (copy.defined() && version == source.version()) return copy;
+    if (copy.defined() && version == source.version()) {
+      keep_for_capture(copy);
+      return copy;
+    }
     // What a graph writes is there after a replay only.
     if (is_capturing()) return source.to(to);
     const uint64_t present = source.version();
