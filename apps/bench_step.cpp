@@ -1,19 +1,23 @@
 #include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <optional>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "weft/attention/attention_backend.h"
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/ops/random.h"
 #include "weft/tensor/parallel.h"
 
 #include "bench.h"
 #include "common/exit_code.h"
+#include "common/machine.h"
 #include "common/memory.h"
 #include "common/model_options.h"
 #include "common/options.h"
+#include "common/profile.h"
 #include "common/rows.h"
 #include "common/train_config.h"
 #include "common/training_step.h"
@@ -31,7 +35,10 @@ struct StepBenchOptions {
   int64_t steps = 10;
   int64_t warmup = 2;
   int64_t threads = 0;
+  std::string device = "auto";
+  std::string attention_backend = "automatic";
   std::string format = "text";
+  std::string profile;
 
   void add_to(Options& options) {
     model.add_to(options);
@@ -42,7 +49,12 @@ struct StepBenchOptions {
     options.add("steps", &steps, "timed steps; the median counts", {1, 1 << 20});
     options.add("warmup", &warmup, "steps before that", {0, 1 << 20});
     options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
+    options.add("device", &device, "auto, cpu, cuda or cuda:N");
+    options.add("attention-backend", &attention_backend,
+                "whose kernels compute full attention; reference keeps all scores in memory",
+                {"automatic", "cudnn", "weft", "reference"});
     options.add("format", &format, "of the result on stdout", {"text", "csv", "json"});
+    add_profile_option(options, &profile);
     optimizer.add_to(options);
   }
 };
@@ -66,7 +78,10 @@ int bench_step(const std::vector<std::string>& arguments) {
   if (config.vocab_size == 0) config.vocab_size = 256;
   if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
 
+  const Device device = resolve_device(config.device);
+  attention::set_attention_backend(attention::parse_attention_backend(config.attention_backend));
   const auto model = config.model.make_model(config.vocab_size, /*seed=*/0);
+  model->to(device);
   const auto optimizer = config.optimizer.make_optimizer(*model);
   const int64_t all_steps = config.warmup + config.steps;
   const optim::Schedule schedule = config.optimizer.make_schedule(all_steps);
@@ -80,7 +95,9 @@ int bench_step(const std::vector<std::string>& arguments) {
   using Clock = std::chrono::steady_clock;
   std::vector<double> seconds;
   double loss = 0;
+  std::optional<ProfileRun> profile;
   for (int64_t step = 0; step < all_steps; ++step) {
+    if (step == config.warmup) profile.emplace(config.profile, device);
     const io::Batch batch{.inputs = random_tokens(),
                           .targets = random_tokens(),
                           .scored = config.batch_size * config.seq_len,
@@ -91,6 +108,10 @@ int bench_step(const std::vector<std::string>& arguments) {
     if (step >= config.warmup)
       seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
   }
+  Console console{Console::Settings()};
+  profile->write(console);
+  if (!training_step.graph_refusal().empty())
+    std::cerr << "bench step: without a CUDA graph: " << training_step.graph_refusal() << "\n";
   std::sort(seconds.begin(), seconds.end());
   const double median = seconds[seconds.size() / 2];
   const double tokens = static_cast<double>(config.batch_size * config.seq_len);
@@ -98,11 +119,13 @@ int bench_step(const std::vector<std::string>& arguments) {
       {"tokens_per_s", tokens / median},
       {"step_ms", 1e3 * median},
       {"step_ms_min", 1e3 * seconds.front()},
-      {"peak_bytes", peak_resident_bytes()},
-      {"peak_tensor_bytes", allocator(kCpu).stats().peak_allocated},
+      {"peak_bytes", peak_memory(device)},
+      {"peak_tensor_bytes", allocator(device).stats().peak_allocated},
       {"tflops", tokens / median * model->training_flops_per_token(config.seq_len) * 1e-12},
       {"params", model->num_parameters()},
       {"loss", loss},
+      {"device", to_string(device)},
+      {"graph", training_step.is_replayed()},
       {"attention", config.model.attention},
       {"dtype", config.model.dtype},
       {"n_layers", config.model.n_layers},
@@ -122,11 +145,10 @@ int bench_step(const std::vector<std::string>& arguments) {
     std::cout << to_csv(result);
   } else {
     std::cout << fmt::format(
-        "{:.0f} tokens/s, {:.1f} ms a step (best {:.1f}), {:.3f} TFLOP/s, {:.1f} MB resident at "
-        "most, "
+        "{:.0f} tokens/s, {:.1f} ms a step (best {:.1f}), {:.3f} TFLOP/s, {:.1f} MB at most, "
         "{:.2f}M parameters, {} threads\n",
         tokens / median, 1e3 * median, 1e3 * seconds.front(), result["tflops"].get<double>(),
-        static_cast<double>(peak_resident_bytes()) * 1e-6,
+        static_cast<double>(peak_memory(device)) * 1e-6,
         static_cast<double>(model->num_parameters()) * 1e-6, num_threads());
   }
   return kDone;

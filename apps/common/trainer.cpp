@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include "weft/nn/generation.h"
-#include "weft/tensor/allocator.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/compare.h"
 #include "weft/tensor/parallel.h"
@@ -24,6 +23,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+std::unique_ptr<nn::DecoderLM> make_model_on(Device device, const TrainConfig& config,
+                                             int64_t vocab_size) {
+  auto model = config.model.make_model(vocab_size, config.seed);
+  model->to(device);
+  return model;
+}
+
 bool is_due(int64_t period, int64_t steps_done) {
   return period > 0 && steps_done % period == 0;
 }
@@ -35,7 +41,8 @@ Trainer::Trainer(RunPlan plan, std::string config_text, Console& console)
       config_text_(std::move(config_text)),
       console_(console),
       data_(std::move(plan.data)),
-      model_(config_.model.make_model(plan.vocab_size(), config_.seed)),
+      device_(plan.device),
+      model_(make_model_on(device_, config_, plan.vocab_size())),
       optimizer_(config_.optimizer.make_optimizer(*model_)),
       schedule_(config_.optimizer.make_schedule(config_.max_steps)),
       dropout_generator_(config_.seed + 1),
@@ -63,7 +70,7 @@ int Trainer::run() {
   }
   StopSignals::note_first();
   run_->begin(steps_done_, config_text_, *data_.tokenizer);
-  product_rate_ = measure_product_rate(model_->config().compute_dtype);
+  product_rate_ = measure_product_rate(model_->config().compute_dtype, device_);
   loader_.seek(steps_done_);
   model_->train();
   TrainingStep training_step(*model_, *optimizer_, schedule_, config_.optimizer.grad_clip,
@@ -72,6 +79,7 @@ int Trainer::run() {
     const auto start = Clock::now();
     const TrainingStep::Result result = training_step.run(steps_done_, next_batches());
     ++steps_done_;
+    note_graph_refusal(training_step);
     log_step(result, seconds_since(start));
     const bool last = steps_done_ == config_.max_steps;
     if (is_due(config_.eval_every, steps_done_) || last) evaluate();
@@ -96,6 +104,12 @@ std::vector<io::Batch> Trainer::next_batches() {
   return batches;
 }
 
+void Trainer::note_graph_refusal(const TrainingStep& step) {
+  if (noted_graph_refusal_ || step.graph_refusal().empty()) return;
+  noted_graph_refusal_ = true;
+  console_.info(fmt::format("steps run without a CUDA graph: {}", step.graph_refusal()));
+}
+
 void Trainer::log_step(const TrainingStep::Result& result, double seconds) {
   const double tokens =
       static_cast<double>(config_.batch_size * config_.seq_len * config_.grad_accum_steps);
@@ -112,7 +126,7 @@ void Trainer::log_step(const TrainingStep::Result& result, double seconds) {
       done, config_.max_steps,
       100.0 * static_cast<double>(done) / static_cast<double>(config_.max_steps), result.loss,
       result.lr, result.grad_norm, 1e3 * seconds, format_count(rate), 100 * mfu,
-      format_bytes(static_cast<double>(resident_bytes())), format_duration(remaining));
+      format_bytes(static_cast<double>(memory_in_use(device_))), format_duration(remaining));
   if (is_due(config_.log_every, done) || timed_steps_ == 1 ||
       (done == config_.max_steps && config_.log_every > 0)) {
     console_.info(line);
@@ -124,7 +138,7 @@ void Trainer::log_step(const TrainingStep::Result& result, double seconds) {
                      {"train/grad_norm", result.grad_norm},
                      {"train/tokens_per_sec", rate},
                      {"train/mfu", mfu},
-                     {"train/peak_gb", static_cast<double>(peak_resident_bytes()) * 1e-9}});
+                     {"train/peak_gb", static_cast<double>(peak_memory(device_)) * 1e-9}});
 }
 
 void Trainer::evaluate() {

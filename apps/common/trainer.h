@@ -38,6 +38,7 @@ class Trainer {
 
   RunState state();
   std::vector<io::Batch> next_batches();
+  void note_graph_refusal(const TrainingStep& step);
   void log_step(const TrainingStep::Result& result, double seconds);
   void evaluate();
   void sample();
@@ -48,6 +49,7 @@ class Trainer {
   std::string config_text_;
   Console& console_;
   Data data_;
+  Device device_;
   std::unique_ptr<nn::DecoderLM> model_;
   std::unique_ptr<optim::Optimizer> optimizer_;
   optim::Schedule schedule_;
@@ -56,6 +58,7 @@ class Trainer {
   std::optional<RunWriter> run_;
   int64_t steps_done_ = 0;
   double product_rate_ = 0;  // FLOP/s of a large matrix product here, what 100 % mfu means
+  bool noted_graph_refusal_ = false;
   double timed_seconds_ = 0;
   int64_t timed_steps_ = 0;
 };

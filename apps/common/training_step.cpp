@@ -5,7 +5,6 @@
 
 #include <fmt/format.h>
 
-#include "weft/autograd/functions/arithmetic.h"
 #include "weft/optim/adamw.h"
 #include "weft/optim/clip.h"
 #include "weft/optim/muon.h"
@@ -70,46 +69,49 @@ optim::Schedule OptimizerOptions::make_schedule(int64_t max_steps) const {
   return optim::Schedule(schedule);
 }
 
+TrainingStep::TrainingStep(nn::DecoderLM& model, optim::Optimizer& optimizer,
+                           const optim::Schedule& schedule, double grad_clip, Generator& generator)
+    : model_(model),
+      optimizer_(optimizer),
+      schedule_(schedule),
+      step_(optimizer, model.device(),
+            [&](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
+              return model.loss(inputs, targets, &generator, scale);
+            },
+            {.grad_clip = grad_clip, .use_graph = model.config().dropout == 0}) {}
+
 TrainingStep::Result TrainingStep::run(int64_t step, const std::vector<io::Batch>& micro_batches) {
-  int64_t total = 0;
-  for (const io::Batch& batch : micro_batches) total += batch.scored;
-  optimizer_.zero_grad();
-  Result result;
-  for (const io::Batch& batch : micro_batches) {
-    if (batch.scored == 0) continue;
-    // Each micro-batch's mean weighs by its share of the scored tokens, so that the sum is the mean
-    // over all.
-    const double share = static_cast<double>(batch.scored) / static_cast<double>(total);
-    const nn::Variable loss = model_.loss(batch.inputs, batch.targets, &generator_);
-    const double value = loss.data().item<double>();
-    if (!std::isfinite(value))
-      report_non_finite(step + 1, fmt::format("the loss is {}", value), batch);
-    result.loss += share * value;
-    loss.backward(full(loss.shape(), share, loss.dtype(), loss.device()));
-  }
-  const autograd::NamedParameters parameters = optimizer_.parameters();
-  result.grad_norm = optim::grad_norm(parameters);
-  if (!std::isfinite(result.grad_norm)) {
-    const auto bad = optim::find_non_finite_grad(parameters);
-    throw NonFiniteError(fmt::format("step {}: the gradient of {} is {} at element {}", step + 1,
-                                     bad ? bad->name : "?", bad ? bad->value : result.grad_norm,
-                                     bad ? bad->index : 0));
-  }
-  result.lr = schedule_.lr(step);
-  optimizer_.step(result.lr,
-                  grad_clip_ > 0 ? optim::clip_scale(result.grad_norm, grad_clip_) : 1.0);
-  return result;
+  std::vector<optim::MicroBatch> batches;
+  for (const io::Batch& batch : micro_batches)
+    batches.push_back({batch.inputs, batch.targets, batch.scored});
+  const double lr = schedule_.lr(step);
+  const optim::TrainingStep::Result result = step_.run(lr, batches);
+  if (!std::isfinite(result.loss)) report_loss(step + 1, result.loss, micro_batches);
+  if (!std::isfinite(result.grad_norm)) report_gradient(step + 1, result.grad_norm);
+  return {.loss = result.loss, .grad_norm = result.grad_norm, .lr = lr};
 }
 
-void TrainingStep::report_non_finite(int64_t step, const std::string& what,
-                                     const io::Batch& batch) {
+void TrainingStep::report_loss(int64_t step, double loss, const std::vector<io::Batch>& batches) {
   for (const auto& [name, parameter] : optimizer_.parameters()) {
     if (!all_finite(parameter.data()))
       throw NonFiniteError(
-          fmt::format("step {}: {}; parameter {} is not finite", step, what, name));
+          fmt::format("step {}: the loss is {}; parameter {} is not finite", step, loss, name));
   }
-  throw NonFiniteError(fmt::format("step {}: {}; first bad activation: the output of {}", step,
-                                   what, model_.find_non_finite(batch.inputs)));
+  constexpr const char* kLoss = "the loss";
+  std::string place = kLoss;
+  for (const io::Batch& batch : batches) {
+    place = model_.find_non_finite(batch.inputs.to(model_.device()));
+    if (place != kLoss) break;
+  }
+  throw NonFiniteError(fmt::format(
+      "step {}: the loss is {}; first bad activation: the output of {}", step, loss, place));
+}
+
+void TrainingStep::report_gradient(int64_t step, double grad_norm) {
+  const auto bad = optim::find_non_finite_grad(optimizer_.parameters());
+  throw NonFiniteError(fmt::format("step {}: the gradient of {} is {} at element {}", step,
+                                   bad ? bad->name : "?", bad ? bad->value : grad_norm,
+                                   bad ? bad->index : 0));
 }
 
 }  // namespace weft::apps

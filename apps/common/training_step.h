@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -10,6 +9,7 @@
 #include "weft/nn/decoder.h"
 #include "weft/optim/optimizer.h"
 #include "weft/optim/schedule.h"
+#include "weft/optim/training_step.h"
 #include "weft/tensor/error.h"
 
 #include "common/options.h"
@@ -42,17 +42,13 @@ class NonFiniteError : public Error {
   using Error::Error;
 };
 
-/// Forward, backward, clipping and one optimizer step.
+/// Steps of a decoder's training: optim::TrainingStep with a schedule, and with a name for what
+/// went wrong.
 class TrainingStep {
  public:
   /// All must outlive the object. `generator` is the stream of dropout.
   TrainingStep(nn::DecoderLM& model, optim::Optimizer& optimizer, const optim::Schedule& schedule,
-               double grad_clip, Generator& generator)
-      : model_(model),
-        optimizer_(optimizer),
-        schedule_(schedule),
-        grad_clip_(grad_clip),
-        generator_(generator) {}
+               double grad_clip, Generator& generator);
 
   struct Result {
     double loss = 0;       ///< mean over the scored tokens of all micro-batches, in nats
@@ -63,15 +59,19 @@ class TrainingStep {
   /// NonFiniteError, with the parameters unchanged.
   Result run(int64_t step, const std::vector<io::Batch>& micro_batches);
 
+  /// Whether steps are replayed from a CUDA graph now.
+  bool is_replayed() const { return step_.is_replayed(); }
+  /// Why steps could not be recorded as a CUDA graph; empty where they could or nobody tried.
+  const std::string& graph_refusal() const { return step_.graph_refusal(); }
+
  private:
-  [[noreturn]] void report_non_finite(int64_t step, const std::string& what,
-                                      const io::Batch& batch);
+  [[noreturn]] void report_loss(int64_t step, double loss, const std::vector<io::Batch>& batches);
+  [[noreturn]] void report_gradient(int64_t step, double grad_norm);
 
   nn::DecoderLM& model_;
   optim::Optimizer& optimizer_;
   const optim::Schedule& schedule_;
-  double grad_clip_;
-  Generator& generator_;
+  optim::TrainingStep step_;
 };
 
 }  // namespace weft::apps

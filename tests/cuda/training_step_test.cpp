@@ -1,0 +1,182 @@
+// Steps that are replayed from a graph against steps that are computed anew, on the same GPU.
+#include "weft/optim/training_step.h"
+
+#include <cmath>
+#include <memory>
+
+#include "weft/autograd/functions/activation.h"
+#include "weft/autograd/functions/arithmetic.h"
+#include "weft/autograd/functions/linear.h"
+#include "weft/autograd/functions/reduce.h"
+#include "weft/autograd/functions/view.h"
+#include "weft/optim/adamw.h"
+#include "weft/optim/muon.h"
+#include "weft/optim/sgd.h"
+#include "weft/tensor/allocator.h"
+
+#include "devices.h"
+
+namespace weft::optim {
+namespace {
+
+using autograd::Variable;
+using test::kGpu;
+using test::random_tensor;
+
+class CudaTrainingStep : public test::CudaTest {};
+
+NamedParameters make_model(Device device) {
+  const auto parameter = [&](const char* name, const Shape& shape, uint64_t seed) {
+    return autograd::NamedParameter{
+        name, Variable(random_tensor(shape, DType::f32, seed).to(device), /*requires_grad=*/true)};
+  };
+  return {parameter("up", {48, 33}, 1), parameter("bias", {48}, 2), parameter("down", {17, 48}, 3)};
+}
+
+TrainingStep::Loss loss_of(const NamedParameters& model, DType compute = DType::f32) {
+  return [model, compute](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
+    const Variable hidden = autograd::silu(
+        autograd::linear(Variable(inputs.to(compute)), model[0].parameter, model[1].parameter));
+    const Variable error = autograd::sub(
+        autograd::to(autograd::linear(hidden, model[2].parameter), DType::f32), Variable(targets));
+    return autograd::mul(autograd::sum(autograd::mul(error, error)), Variable(scale));
+  };
+}
+
+MicroBatch batch_of(uint64_t seed, int64_t scored = 20) {
+  return {random_tensor({20, 33}, DType::f32, seed), random_tensor({20, 17}, DType::f32, seed + 1),
+          scored};
+}
+
+std::unique_ptr<Optimizer> make_optimizer(const std::string& name, const NamedParameters& model) {
+  if (name == "muon") return std::make_unique<Muon>(split_for_muon(model));
+  if (name == "sgd")
+    return std::make_unique<Sgd>(default_groups(model), SgdOptions{.momentum = 0.9});
+  return std::make_unique<AdamW>(default_groups(model));
+}
+
+void expect_equal(const NamedParameters& a, const NamedParameters& b) {
+  for (size_t p = 0; p < a.size(); ++p)
+    EXPECT_EQ(a[p].parameter.data().to_vector<float>(), b[p].parameter.data().to_vector<float>())
+        << a[p].name;
+}
+
+TEST_F(CudaTrainingStep, ReplaysGiveTheBitsOfStepsComputedAnew) {
+  for (const std::string name : {"adamw", "muon", "sgd"}) {
+    for (const DType compute : {DType::f32, DType::bf16}) {
+      const NamedParameters replayed = make_model(kGpu);
+      const NamedParameters eager = make_model(kGpu);
+      const auto optimizer = make_optimizer(name, replayed);
+      const auto optimizer_eager = make_optimizer(name, eager);
+      TrainingStep step(*optimizer, kGpu, loss_of(replayed, compute), {.grad_clip = 1});
+      TrainingStep step_eager(*optimizer_eager, kGpu, loss_of(eager, compute),
+                              {.grad_clip = 1, .use_graph = false});
+      for (int i = 0; i < 12; ++i) {
+        const double lr = 0.002 * (1 + i % 5);
+        const auto seed = static_cast<uint64_t>(10 * i);
+        // The number of scored targets differs from step to step.
+        const std::vector<MicroBatch> batches = {batch_of(seed, 20 - i), batch_of(seed + 5)};
+        const auto a = step.run(lr, batches);
+        const auto b = step_eager.run(lr, batches);
+        EXPECT_EQ(a.loss, b.loss) << name << " step " << i;
+        EXPECT_EQ(a.grad_norm, b.grad_norm) << name << " step " << i;
+        EXPECT_EQ(step.is_replayed(), i > 0) << step.graph_refusal();
+      }
+      EXPECT_EQ(step.graph_refusal(), "");
+      EXPECT_FALSE(step_eager.is_replayed());
+      expect_equal(replayed, eager);
+    }
+  }
+}
+
+TEST_F(CudaTrainingStep, FollowsTheCpu) {
+  const NamedParameters gpu = make_model(kGpu);
+  const NamedParameters cpu = make_model(kCpu);
+  AdamW optimizer_gpu(default_groups(gpu));
+  AdamW optimizer_cpu(default_groups(cpu));
+  TrainingStep step_gpu(optimizer_gpu, kGpu, loss_of(gpu), {.grad_clip = 1});
+  TrainingStep step_cpu(optimizer_cpu, kCpu, loss_of(cpu), {.grad_clip = 1});
+  for (int i = 0; i < 20; ++i) {
+    const std::vector<MicroBatch> batches = {batch_of(static_cast<uint64_t>(i))};
+    const auto a = step_gpu.run(0.01, batches);
+    const auto b = step_cpu.run(0.01, batches);
+    EXPECT_NEAR(a.loss, b.loss, 1e-4 * b.loss) << i;
+    EXPECT_NEAR(a.grad_norm, b.grad_norm, 1e-4 * b.grad_norm) << i;
+  }
+}
+
+TEST_F(CudaTrainingStep, ParametersChangedFromOutsideAreSeen) {
+  const NamedParameters replayed = make_model(kGpu);
+  const NamedParameters eager = make_model(kGpu);
+  AdamW optimizer(default_groups(replayed));
+  AdamW optimizer_eager(default_groups(eager));
+  TrainingStep step(optimizer, kGpu, loss_of(replayed, DType::bf16));
+  TrainingStep step_eager(optimizer_eager, kGpu, loss_of(eager, DType::bf16), {.use_graph = false});
+  for (int i = 0; i < 9; ++i) {
+    if (i == 4) {
+      for (const NamedParameters& model : {replayed, eager}) {
+        Variable handle = model[0].parameter;
+        handle.mutable_data().copy_(random_tensor({48, 33}, DType::f32, 99).to(kGpu));
+      }
+    }
+    const std::vector<MicroBatch> batches = {batch_of(static_cast<uint64_t>(i))};
+    EXPECT_EQ(step.run(0.01, batches).loss, step_eager.run(0.01, batches).loss) << i;
+  }
+  EXPECT_TRUE(step.is_replayed());
+  expect_equal(replayed, eager);
+}
+
+TEST_F(CudaTrainingStep, ABadBatchChangesNothingAndTheNextOneGoesOn) {
+  const NamedParameters model = make_model(kGpu);
+  AdamW optimizer(default_groups(model));
+  TrainingStep step(optimizer, kGpu, loss_of(model), {.grad_clip = 1});
+  for (int i = 0; i < 3; ++i) step.run(0.01, std::vector{batch_of(static_cast<uint64_t>(i))});
+  const std::vector<float> before = model[0].parameter.data().to_vector<float>();
+  MicroBatch bad = batch_of(7);
+  bad.targets.select(0, 3).fill_(std::nan(""));
+  EXPECT_TRUE(std::isnan(step.run(0.01, std::vector{bad}).loss));
+  EXPECT_EQ(model[0].parameter.data().to_vector<float>(), before);
+  EXPECT_TRUE(std::isfinite(step.run(0.01, std::vector{batch_of(8)}).loss));
+  EXPECT_NE(model[0].parameter.data().to_vector<float>(), before);
+}
+
+TEST_F(CudaTrainingStep, ALossThatWaitsForTheGpuIsComputedAnewEachTime) {
+  const NamedParameters model = make_model(kGpu);
+  const NamedParameters plain = make_model(kGpu);
+  AdamW optimizer(default_groups(model));
+  AdamW optimizer_plain(default_groups(plain));
+  int calls = 0;
+  const TrainingStep::Loss inner = loss_of(model);
+  TrainingStep step(optimizer, kGpu,
+                    [&](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
+                      Variable loss = inner(inputs, targets, scale);
+                      loss.data().item<double>();
+                      ++calls;
+                      return loss;
+                    });
+  TrainingStep step_plain(optimizer_plain, kGpu, loss_of(plain), {.use_graph = false});
+  for (int i = 0; i < 5; ++i) {
+    const std::vector<MicroBatch> batches = {batch_of(static_cast<uint64_t>(i))};
+    EXPECT_EQ(step.run(0.01, batches).loss, step_plain.run(0.01, batches).loss);
+  }
+  EXPECT_EQ(calls, 5);  // the attempt to record ended before it counted
+  EXPECT_FALSE(step.is_replayed());
+  EXPECT_NE(step.graph_refusal(), "");
+  expect_equal(model, plain);
+}
+
+TEST_F(CudaTrainingStep, ManyReplaysTakeNoMoreMemory) {
+  const NamedParameters model = make_model(kGpu);
+  AdamW optimizer(default_groups(model));
+  TrainingStep step(optimizer, kGpu, loss_of(model), {.grad_clip = 1});
+  const auto run = [&] { step.run(0.001, std::vector{batch_of(1)}); };
+  for (int i = 0; i < 4; ++i) run();
+  const AllocatorStats before = allocator(kGpu).stats();
+  for (int i = 0; i < 100; ++i) run();
+  const AllocatorStats after = allocator(kGpu).stats();
+  EXPECT_EQ(after.allocated, before.allocated);
+  EXPECT_EQ(after.reserved, before.reserved);
+}
+
+}  // namespace
+}  // namespace weft::optim
