@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Trains a small language model on real English text, reports its loss on text that it never saw, and lets it write.
-# Installs what is missing and builds Weft first. Uses a GPU where Weft was built for one, else the CPU.
+# Installs what is missing and builds Weft first. Where there is a GPU, and Weft was built for it, the model has 50M
+# parameters and reads a dictionary; else it has 2.8M and reads the Bible.
 #
 #   scripts/demo.sh [--no-install] [--fresh] [--text FILE] [--out-dir DIR] [--build-dir DIR] [TRAIN FLAGS...]
 #
 #   --fresh          train again, where a finished run would be used as it is
-#   --text FILE      train on this text (default: the King James Bible)
+#   --text FILE      train on this text (default: the King James Bible; on a GPU the dictionary gcide)
 #   --out-dir DIR    the run folder (default: runs/demo)
 #   --build-dir DIR  where to build (default: build)
 #   --no-install     install nothing; say what is missing and stop
@@ -54,6 +55,9 @@ run() {
 }
 times=()
 
+# column NAME: its value in a CSV of one row from standard input.
+column() { awk -F, -v name="$1" 'NR == 1 { for (i = 1; i <= NF; ++i) if ($i == name) at = i } NR == 2 { print $at }'; }
+
 "$root/scripts/setup.sh" ${no_install[@]+"${no_install[@]}"} || exit 1
 
 say "configuring in $build"
@@ -67,10 +71,27 @@ weft=$(find_weft "$build")
 
 mkdir -p "$out"
 data=$out/data.h5
-prompt="In the beginning"
+# A --device among the flags of train counts here as well.
+device=()
+for ((i = 0; i + 1 < ${#train_flags[@]}; ++i)); do
+  if [[ ${train_flags[i]} == --device ]]; then device=(--device "${train_flags[i + 1]}"); fi
+done
+used=$("$weft" bench step --n-layers 1 --d-model 32 --n-heads 1 --d-ff 32 --seq-len 8 --batch-size 1 --steps 1 \
+  ${device[@]+"${device[@]}"} --format csv | column device) || die "a training step of a tiny model failed"
+if [[ $used == cuda* ]]; then
+  config=$root/apps/configs/demo-gpu.ini
+  book=gcide
+  prompt="Weave"
+  seconds=130
+else
+  config=$root/apps/configs/demo.ini
+  book=kjv
+  prompt="In the beginning"
+  seconds=200
+fi
 if [[ -z $text ]]; then
-  if ! text=$("$root/scripts/get-text.sh" ${no_install[@]+"${no_install[@]}"} kjv "$root/runs/text"); then
-    say "NOTICE: the King James Bible cannot be had here (see above). Going on with builtin:stories, generated text"
+  if ! text=$("$root/scripts/get-text.sh" ${no_install[@]+"${no_install[@]}"} "$book" "$root/runs/text"); then
+    say "NOTICE: the text $book cannot be had here (see above). Going on with builtin:stories, generated text"
     say "NOTICE: about a few characters and things. The losses below are not those of real English."
     text=
     data=builtin:stories
@@ -80,9 +101,8 @@ fi
 if [[ $text ]]; then
   run tokenize tokenize --input "$text" --tokenizer bytes --out "$data"
 fi
-# As many steps as fit into about 200 seconds on this machine, at most what the preset names; a run that goes on keeps
-# its number, since the course of the learning rate depends on it.
-config=$root/apps/configs/demo.ini
+# As many steps as fit into the seconds on this machine, at most what the preset names; a run that goes on keeps its
+# number, since the course of the learning rate depends on it.
 length=()
 if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
   preset_steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$config")
@@ -90,9 +110,9 @@ if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
     steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$out/config.ini")
   else
     say "timing a training step"
-    step_ms=$("$weft" bench step --config "$config" --steps 5 --format csv | awk -F, 'NR == 2 {print int($2 + 1)}') ||
-      die "timing a training step failed"
-    steps=$((200000 / step_ms))
+    step_us=$("$weft" bench step --config "$config" --steps 5 ${device[@]+"${device[@]}"} --format csv |
+      column step_ms | awk '{ print int(1000 * $1 + 1) }') || die "timing a training step failed"
+    steps=$((seconds * 1000000 / step_us))
     ((steps <= preset_steps)) || steps=$preset_steps
     ((steps >= 100)) || steps=100
   fi
