@@ -5,6 +5,7 @@
 #include "weft/attention/kv_cache.h"
 #include "weft/attention/visible_pairs.h"
 #include "weft/attention/window_cache.h"
+#include "weft/autograd/functions/join.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/rope.h"
@@ -81,11 +82,11 @@ FullAttention::FullAttention(const FullAttentionOptions& options, Generator& gen
           nn::LinearOptions{.bias = false, .init_std = options_.output_init_std})) {
   // One product serves all three projections; their parameters stay separate by name.
   std::vector<Variable> weights = {q_proj_.weight, k_proj_.weight, v_proj_.weight};
-  pack_storage(weights);
+  autograd::pack_storage(weights);
 }
 
 Variable FullAttention::project(const Variable& x) const {
-  return autograd::linear(x, join_rows({q_proj_.weight, k_proj_.weight, v_proj_.weight}));
+  return autograd::linear(x, autograd::join_rows({q_proj_.weight, k_proj_.weight, v_proj_.weight}));
 }
 
 Variable FullAttention::forward(const Variable& x, const nn::MixerContext& context) {

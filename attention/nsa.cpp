@@ -8,6 +8,7 @@
 #include "weft/attention/window_cache.h"
 #include "weft/autograd/functions/activation.h"
 #include "weft/autograd/functions/arithmetic.h"
+#include "weft/autograd/functions/join.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/rope.h"
 #include "weft/autograd/functions/view.h"
@@ -170,7 +171,7 @@ NativeSparseAttention::NativeSparseAttention(const NsaOptions& options, Generato
     : SequenceMixer("NativeSparseAttention"), options_(resolve(options)) {
   add_projections(generator);
   // One product serves all projections; their parameters stay separate by name.
-  pack_storage(projected_);
+  autograd::pack_storage(projected_);
   if (reads_compressed_keys())
     k_compressor_ = add_compressor("k_compressor", options_.head_dim, generator);
   if (options_.branches[0])
@@ -239,7 +240,7 @@ NativeSparseAttention::Projections NativeSparseAttention::project(const Variable
                                                                   int64_t position) const {
   const RopeOptions rope{.theta = options_.rope_theta, .offset = position};
   const std::vector<Variable> parts =
-      split_heads(autograd::linear(x, join_rows(projected_)), layout_, rope);
+      split_heads(autograd::linear(x, autograd::join_rows(projected_)), layout_, rope);
   auto next = parts.begin();
   Projections out;
   out.q = out.q_cmp = *next++;

@@ -172,7 +172,11 @@ Variable DecoderLM::embed(const Tensor& tokens) {
              "decoder: tokens must be [B, T], got {}", tokens);
   const profiler::Range range("model.embed_tokens");
   const Tensor here = tokens.to(device());
-  return autograd::to(embed_tokens_->forward(here), config_.compute_dtype);  // [B, T, E]
+  const DType dtype = config_.compute_dtype;
+  const bool rounds =
+      embed_tokens_->weight.dtype() == DType::f32 && (dtype == DType::bf16 || dtype == DType::f16);
+  if (rounds) return embed_tokens_->forward(here, dtype);  // [B, T, E]
+  return autograd::to(embed_tokens_->forward(here), dtype);
 }
 
 Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {

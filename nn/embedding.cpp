@@ -14,8 +14,8 @@ Embedding::Embedding(int64_t count, int64_t features, Generator& generator, doub
                               init::normal(empty({count, features}), generator, 0.0, init_std));
 }
 
-Variable Embedding::forward(const Tensor& ids) {
-  return autograd::embedding(weight, ids);
+Variable Embedding::forward(const Tensor& ids, std::optional<DType> dtype) {
+  return autograd::embedding(weight, ids, dtype);
 }
 
 std::string Embedding::describe() const {

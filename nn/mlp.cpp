@@ -1,6 +1,10 @@
 #include "weft/nn/mlp.h"
 
+#include <vector>
+
 #include "weft/autograd/functions/activation.h"
+#include "weft/autograd/functions/join.h"
+#include "weft/autograd/functions/linear.h"
 
 namespace weft::nn {
 
@@ -12,10 +16,16 @@ SwigluMlp::SwigluMlp(int64_t features, int64_t hidden, Generator& generator, con
                                        LinearOptions{.bias = false, .init_std = init.std})),
       down_proj_(
           register_module<Linear>("down_proj", hidden, features, generator,
-                                  LinearOptions{.bias = false, .init_std = init.output_std})) {}
+                                  LinearOptions{.bias = false, .init_std = init.output_std})) {
+  // One product serves both projections; their parameters stay separate by name.
+  std::vector<Variable> weights = {gate_proj_.weight, up_proj_.weight};
+  autograd::pack_storage(weights);
+}
 
 Variable SwigluMlp::forward(const Variable& x) {
-  return down_proj_(autograd::swiglu(gate_proj_(x), up_proj_(x)));
+  const Variable packed =
+      autograd::linear(x, autograd::join_rows({gate_proj_.weight, up_proj_.weight}));
+  return autograd::swiglu_linear(packed, down_proj_.weight);
 }
 
 GeluMlp::GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init)

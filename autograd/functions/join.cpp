@@ -38,4 +38,38 @@ Variable stack(const std::vector<Variable>& variables, int axis) {
                 });
 }
 
+Variable join_rows(const std::vector<Variable>& weights) {
+  const Tensor& first = weights.front().data();
+  int64_t rows = 0;
+  bool adjacent = true;
+  for (const Variable& weight : weights) {
+    const Tensor& x = weight.data();
+    adjacent &= x.storage() == first.storage() && x.dtype() == first.dtype() && x.is_contiguous() &&
+                x.offset() == first.offset() + rows * first.size(1);
+    rows += x.size(0);
+  }
+  if (!adjacent) return cat(weights, 0);
+  const Shape shape{rows, first.size(1)};
+  Tensor joined(first.storage(), {shape, contiguous_strides(shape), first.offset()}, first.dtype());
+  if (!grad_enabled()) return Variable(std::move(joined));
+  std::vector<int64_t> sizes;
+  for (const Variable& weight : weights) sizes.push_back(weight.size(0));
+  return record("join_rows", std::move(joined), weights,
+                [sizes](const Tensor& dy) { return dy.split(sizes, 0); });
+}
+
+void pack_storage(std::vector<Variable>& weights) {
+  int64_t rows = 0;
+  for (const Variable& weight : weights) rows += weight.size(0);
+  const Variable& first = weights.front();
+  const Tensor packed = empty({rows, first.size(1)}, first.dtype(), first.device());
+  int64_t row = 0;
+  for (Variable& weight : weights) {
+    Tensor piece = packed.slice(0, row, row + weight.size(0));
+    piece.copy_(weight.data());
+    row += weight.size(0);
+    weight.set_data(piece);
+  }
+}
+
 }  // namespace weft::autograd

@@ -17,7 +17,8 @@ constexpr Kernel<void(Activation, const Tensor&, const Tensor&, Tensor&, Stream)
     "activation_backward", &activation_backward_cpu, WEFT_CUDA_KERNEL(activation_backward_cuda)};
 constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, Stream)> kSwigluForward{
     "swiglu", &swiglu_forward_cpu, WEFT_CUDA_KERNEL(swiglu_forward_cuda)};
-constexpr Kernel<void(const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, Stream)>
+constexpr Kernel<void(const Tensor&, const Tensor&, const Tensor&, Tensor&, Tensor&, Tensor&,
+                      Stream)>
     kSwigluBackward{"swiglu_backward", &swiglu_backward_cpu,
                     WEFT_CUDA_KERNEL(swiglu_backward_cuda)};
 
@@ -107,7 +108,8 @@ void swiglu_backward_into(Tensor& dgate, Tensor& dup, const Tensor& dy, const Te
   check_writable(kOp, dgate);
   check_writable(kOp, dup);
   if (gate.numel() > 0) {
-    kSwigluBackward(gate.device())(readable(dy), readable(gate), readable(up), dgate, dup,
+    Tensor no_y;
+    kSwigluBackward(gate.device())(readable(dy), readable(gate), readable(up), dgate, dup, no_y,
                                    current_stream(gate.device()));
   }
   dgate.storage()->bump_version();
@@ -132,6 +134,22 @@ Tensor swiglu_packed_backward(const Tensor& dy, const Tensor& packed) {
   Tensor dpacked = empty(packed.shape(), packed.dtype(), packed.device());
   auto [dgate, dup] = halves("swiglu_packed_backward", dpacked);
   swiglu_backward_into(dgate, dup, dy, gate, up);
+  return dpacked;
+}
+
+Tensor swiglu_packed_backward_(Tensor& dy, const Tensor& packed) {
+  constexpr const char* kOp = "swiglu_packed_backward_";
+  const auto [gate, up] = halves(kOp, packed);
+  check_same_kind(kOp, "dy", dy, "half of packed", gate);
+  check_writable(kOp, dy);
+  WEFT_CHECK(dy.is_contiguous(), ShapeError, "{}: dy must be dense, got {}", kOp, dy);
+  Tensor dpacked = empty(packed.shape(), packed.dtype(), packed.device());
+  auto [dgate, dup] = halves(kOp, dpacked);
+  if (dy.numel() > 0) {
+    kSwigluBackward(dy.device())(dy, readable(gate), readable(up), dgate, dup, dy,
+                                 current_stream(dy.device()));
+  }
+  dy.storage()->bump_version();
   return dpacked;
 }
 

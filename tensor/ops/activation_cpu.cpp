@@ -104,17 +104,19 @@ void swiglu_forward(const Tensor& gate, const Tensor& up, Tensor& y) {
   });
 }
 
-template <class T>
+template <class T, bool kValue>
 void swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
-                     Tensor& dup) {
+                     Tensor& dup, Tensor& y) {
   using A = accumulator_t<T>;
-  const StridedLoop<5> loop(
-      gate.shape(), {dy.strides(), gate.strides(), up.strides(), dgate.strides(), dup.strides()});
+  const StridedLoop<6> loop(
+      gate.shape(), {dy.strides(), gate.strides(), up.strides(), dgate.strides(), dup.strides(),
+                     kValue ? y.strides() : dgate.strides()});
   const T* const grad = dy.data<T>();
   const T* const gates = gate.data<T>();
   const T* const ups = up.data<T>();
   T* const to_gate = dgate.data<T>();
   T* const to_up = dup.data<T>();
+  T* const to_y = kValue ? y.data<T>() : nullptr;
   simd::for_each_vector<A>(loop, [&](const auto& at, auto lanes) {
     const auto d = load(grad + at[0], lanes);
     const auto g = load(gates + at[1], lanes);
@@ -123,6 +125,7 @@ void swiglu_backward(const Tensor& dy, const Tensor& gate, const Tensor& up, Ten
     const auto value = g * s;
     store(to_up + at[4], d * value, lanes);
     store(to_gate + at[3], d * u * (s + value * (A(1) - s)), lanes);
+    if constexpr (kValue) store(to_y + at[5], value * u, lanes);
   });
 }
 
@@ -146,9 +149,11 @@ void swiglu_forward_cpu(const Tensor& gate, const Tensor& up, Tensor& y, Stream 
 }
 
 void swiglu_backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
-                         Tensor& dup, Stream /*stream*/) {
-  dispatch_floating(gate.dtype(), "swiglu_backward",
-                    [&]<class T>() { swiglu_backward<T>(dy, gate, up, dgate, dup); });
+                         Tensor& dup, Tensor& y, Stream /*stream*/) {
+  dispatch_floating(gate.dtype(), "swiglu_backward", [&]<class T>() {
+    y.defined() ? swiglu_backward<T, true>(dy, gate, up, dgate, dup, y)
+                : swiglu_backward<T, false>(dy, gate, up, dgate, dup, y);
+  });
 }
 
 }  // namespace weft

@@ -80,13 +80,15 @@ struct SwigluForward {  // of gate and up
 };
 
 template <class T>
-struct SwigluBackward {  // of dy, gate and up: dgate and dup
+struct SwigluBackward {  // of dy, gate and up: dgate, dup and, where there is a third, the value
   using A = accumulator_t<T>;
-  __device__ void operator()(const A (&in)[3], A (&out)[2]) const {
+  template <int kOutputs>
+  __device__ void operator()(const A (&in)[3], A (&out)[kOutputs]) const {
     const A s = sigmoid<T>(in[1]);
     const A value = in[1] * s;
     out[0] = in[0] * in[2] * (s + value * (A(1) - s));
     out[1] = in[0] * value;
+    if constexpr (kOutputs == 3) out[2] = value * in[2];
   }
 };
 
@@ -129,10 +131,14 @@ void swiglu_forward_cuda(const Tensor& gate, const Tensor& up, Tensor& y, Stream
 }
 
 void swiglu_backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up, Tensor& dgate,
-                          Tensor& dup, Stream stream) {
+                          Tensor& dup, Tensor& y, Stream stream) {
   dispatch_floating(gate.dtype(), "swiglu_backward", [&]<class T>() {
-    map_tensors<T, 3, 2>("swiglu_backward", {&dy, &gate, &up}, {&dgate, &dup}, SwigluBackward<T>(),
-                         stream);
+    const auto run = [&]<int kOutputs>(const std::array<Tensor*, kOutputs>& outputs) {
+      map_tensors<T, 3, kOutputs>("swiglu_backward", {&dy, &gate, &up}, outputs,
+                                  SwigluBackward<T>(), stream);
+    };
+    y.defined() ? run.template operator()<3>({&dgate, &dup, &y})
+                : run.template operator()<2>({&dgate, &dup});
   });
 }
 

@@ -47,26 +47,32 @@ struct SortedRows {
   }
 };
 
-template <class T, int kWidth>
-__device__ __forceinline__ void write_row(T* to, const sum_t<T> (&total)[kWidth], bool overwrite) {
-  sum_t<T> result[kWidth];
+/// Writes in packs of at most 16 bytes, to which rows are aligned.
+template <class To, int kWidth>
+__device__ __forceinline__ void write_row(To* to, const sum_t<To> (&total)[kWidth],
+                                          bool overwrite) {
+  constexpr int kStep = kWidth < kPackWidth<To> ? kWidth : kPackWidth<To>;
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) result[k] = total[k];
-  if (!overwrite) {
-    const auto before = load_pack<kWidth>(to);
+  for (int first = 0; first < kWidth; first += kStep) {
+    sum_t<To> result[kStep];
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) result[k] += widen(before.values[k]);
+    for (int k = 0; k < kStep; ++k) result[k] = total[first + k];
+    if (!overwrite) {
+      const auto before = load_pack<kStep>(to + first);
+#pragma unroll
+      for (int k = 0; k < kStep; ++k) result[k] += widen(before.values[k]);
+    }
+    store_values(to + first, result);
   }
-  store_values(to, result);
 }
 
 /// Adds up the runs of equal keys of chunk blockIdx.x in columns of blockIdx.y. A run that lies
 /// within the chunk is done then; the sum of one that comes from the chunk before goes to
 /// parts[chunk][0], that of one that only goes on into the next to parts[chunk][1].
-template <class T, int kWidth>
+template <class T, class To, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     add_chunks(const T* __restrict__ source, int64_t stride, const SortedRows rows,
-               T* __restrict__ to, int64_t to_stride, sum_t<T>* __restrict__ parts, int64_t length,
+               To* __restrict__ to, int64_t to_stride, sum_t<T>* __restrict__ parts, int64_t length,
                bool overwrite) {
   using A = sum_t<T>;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
@@ -85,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) part[k] = total[k];
       } else {
-        write_row<T, kWidth>(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
+        write_row(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
       }
     }
     comes_from_before = false;
@@ -119,11 +125,11 @@ __global__ void __launch_bounds__(kThreads)
 
 /// Adds up the parts of the run that begins in chunk blockIdx.x and goes on into the next, if there
 /// is one.
-template <class T, int kWidth>
+template <class To, int kWidth>
 __global__ void __launch_bounds__(kThreads)
-    join_chunks(const SortedRows rows, T* __restrict__ to, int64_t to_stride,
-                const sum_t<T>* __restrict__ parts, int64_t length, bool overwrite) {
-  using A = sum_t<T>;
+    join_chunks(const SortedRows rows, To* __restrict__ to, int64_t to_stride,
+                const sum_t<To>* __restrict__ parts, int64_t length, bool overwrite) {
+  using A = sum_t<To>;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
   if (column >= length) return;
   int64_t chunk = blockIdx.x;
@@ -145,10 +151,10 @@ __global__ void __launch_bounds__(kThreads)
     end = rows.end_of(chunk * kChunk);
     if (rows.keys[end - 1] != key) break;
   }
-  write_row<T, kWidth>(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
+  write_row(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
 }
 
-template <class T, int kWidth>
+template <class T, class To, int kWidth>
 void add_sorted(const Tensor& source, const SortedRows& rows, Tensor& to, bool overwrite,
                 Stream stream) {
   using A = sum_t<T>;
@@ -158,9 +164,9 @@ void add_sorted(const Tensor& source, const SortedRows& rows, Tensor& to, bool o
   const dim3 grid(static_cast<unsigned>(chunks),
                   static_cast<unsigned>(ceil_div(length, kThreads * kWidth)));
   const int64_t to_stride = to.strides()[0];
-  launch("add_rows", stream, {grid, kThreads}, add_chunks<T, kWidth>, source.data<T>(),
-         source.strides()[0], rows, to.data<T>(), to_stride, parts.data<A>(), length, overwrite);
-  launch("add_rows", stream, {grid, kThreads}, join_chunks<T, kWidth>, rows, to.data<T>(),
+  launch("add_rows", stream, {grid, kThreads}, add_chunks<T, To, kWidth>, source.data<T>(),
+         source.strides()[0], rows, to.data<To>(), to_stride, parts.data<A>(), length, overwrite);
+  launch("add_rows", stream, {grid, kThreads}, join_chunks<To, kWidth>, rows, to.data<To>(),
          to_stride, parts.data<A>(), length, overwrite);
 }
 
@@ -200,12 +206,16 @@ void add_rows_cuda(const Tensor& source, const Tensor& ids, Tensor& to, bool ove
 
   const SortedRows rows{sorted_keys, sorted_positions, count, static_cast<uint32_t>(size)};
   const bool aligned = rows_are_aligned(source, to);
-  const auto run = [&]<class T>() {
+  const auto run_into = [&]<class T, class To>() {
     if (aligned) {
-      add_sorted<T, kPackWidth<T>>(source, rows, to, overwrite, stream);
+      add_sorted<T, To, kPackWidth<T>>(source, rows, to, overwrite, stream);
     } else {
-      add_sorted<T, 1>(source, rows, to, overwrite, stream);
+      add_sorted<T, To, 1>(source, rows, to, overwrite, stream);
     }
+  };
+  const auto run = [&]<class T>() {
+    if (to.dtype() == source.dtype()) return run_into.template operator()<T, T>();
+    if constexpr (sizeof(T) == 2) run_into.template operator()<T, float>();
   };
   if (source.dtype() == DType::i64) {
     run.operator()<int64_t>();

@@ -292,7 +292,7 @@ void cross_entropy_both_cuda(CrossEntropyRows& params, const Tensor& dloss, Tens
         };
         if (rows.classes <= 1024) return run_staged.template operator()<RowShape<32, kWidth, 0>>();
         if (rows.classes <= 8192) return run_staged.template operator()<RowShape<256, kWidth, 0>>();
-        return run_staged.template operator()<RowShape<512, kWidth, 0>>();
+        return run_staged.template operator()<RowShape<1024, kWidth, 0>>();
       }
     }
     dispatch_shape<T>(rows.classes, rows_are_aligned(params.logits),

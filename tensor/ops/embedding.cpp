@@ -28,22 +28,32 @@ Tensor checked_ids(const char* op, const Tensor& ids, const Tensor& other, int64
   return dense.view({dense.numel()});
 }
 
+bool is_half(DType dtype) {
+  return dtype == DType::bf16 || dtype == DType::f16;
+}
+
 }  // namespace
 
-Tensor embedding(const Tensor& table, const Tensor& ids) {
+Tensor embedding(const Tensor& table, const Tensor& ids, std::optional<DType> out_dtype) {
   WEFT_CHECK(table.defined() && ids.defined(), ShapeError, "embedding: undefined tensor");
   WEFT_CHECK(table.rank() == 2, ShapeError, "embedding: table must be [V, E], got {}", table);
   const Tensor list = checked_ids("embedding", ids, table, table.size(0));
   Shape shape = ids.shape();
   shape.push_back(table.size(1));
-  Tensor out = empty(shape, table.dtype(), table.device());
+  const DType dtype = out_dtype.value_or(table.dtype());
+  WEFT_CHECK(dtype == table.dtype() || (table.dtype() == DType::f32 && is_half(dtype)), DTypeError,
+             "embedding: rows of table {} cannot be {}; allowed are its own type and, of f32, bf16 "
+             "and f16",
+             table, dtype);
+  Tensor out = empty(shape, dtype, table.device());
   if (out.numel() > 0) {
     kForward(table.device())(as_rows(table), list, out, current_stream(table.device()));
   }
   return out;
 }
 
-Tensor embedding_backward(const Tensor& dy, const Tensor& ids, int64_t vocabulary) {
+Tensor embedding_backward(const Tensor& dy, const Tensor& ids, int64_t vocabulary,
+                          std::optional<DType> out_dtype) {
   WEFT_CHECK(dy.defined() && ids.defined(), ShapeError, "embedding_backward: undefined tensor");
   WEFT_CHECK(vocabulary >= 0, ConfigError,
              "embedding_backward: the vocabulary must not be negative, got {}", vocabulary);
@@ -55,7 +65,12 @@ Tensor embedding_backward(const Tensor& dy, const Tensor& ids, int64_t vocabular
   WEFT_CHECK(is_floating(dy.dtype()), DTypeError,
              "embedding_backward: dy must be f64, f32, bf16 or f16, got {}", dy);
   const Tensor list = checked_ids("embedding_backward", ids, dy, vocabulary);
-  Tensor dtable = zeros({vocabulary, dy.shape().back()}, dy.dtype(), dy.device());
+  const DType dtype = out_dtype.value_or(dy.dtype());
+  WEFT_CHECK(dtype == dy.dtype() || (dtype == DType::f32 && is_half(dy.dtype())), DTypeError,
+             "embedding_backward: the gradient of a table for dy {} cannot be {}; allowed are its "
+             "own type and, of bf16 and f16, f32",
+             dy, dtype);
+  Tensor dtable = zeros({vocabulary, dy.shape().back()}, dtype, dy.device());
   if (dy.numel() > 0) {
     kBackward(dy.device())(as_rows(dy), list, dtable, current_stream(dy.device()));
   }

@@ -28,7 +28,7 @@ std::vector<int64_t> group_by_id(const Index* ids, int64_t count, int64_t vocabu
   return order;
 }
 
-template <class T, class Index>
+template <class T, class To, class Index>
 void backward(const Tensor& dy, const Tensor& ids, Tensor& dtable) {
   using A = accumulator_t<T>;
   const int64_t count = dy.size(0);
@@ -36,7 +36,7 @@ void backward(const Tensor& dy, const Tensor& ids, Tensor& dtable) {
   const int64_t stride = dy.strides()[0];
   const T* const from = dy.data<T>();
   const Index* const id = ids.data<Index>();
-  T* const to = dtable.data<T>();
+  To* const to = dtable.data<To>();
   const std::vector<int64_t> order = group_by_id(id, count, dtable.size(0));
   const auto id_at = [&](int64_t i) { return id[order[static_cast<size_t>(i)]]; };
   const int64_t blocks = (length + kColumns - 1) / kColumns;
@@ -60,7 +60,7 @@ void backward(const Tensor& dy, const Tensor& ids, Tensor& dtable) {
           simd::store(total + k, simd::load(total + k, lanes) + simd::load(row + k, lanes), lanes);
         });
       }
-      T* const out = to + static_cast<int64_t>(id_at(first)) * length + column;
+      To* const out = to + static_cast<int64_t>(id_at(first)) * length + column;
       simd::for_each_vector<A>(width, [&](int64_t k, auto lanes, auto) {
         simd::store(out + k, simd::load(total + k, lanes), lanes);
       });
@@ -68,9 +68,34 @@ void backward(const Tensor& dy, const Tensor& ids, Tensor& dtable) {
   });
 }
 
+/// Rows of f32, rounded to T.
+template <class T, class Index>
+void round_rows(const Tensor& table, const Tensor& ids, Tensor& out) {
+  const float* const from = table.data<float>();
+  const int64_t stride = table.strides()[0];
+  const int64_t length = table.size(1);
+  const Index* const id = ids.data<Index>();
+  T* const to = out.data<T>();
+  parallel_for(0, ids.numel(), std::max<int64_t>(1, kElementwiseGrain / length),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const float* const row = from + static_cast<int64_t>(id[i]) * stride;
+                   simd::for_each_vector<float>(length, [&](int64_t k, auto lanes, auto) {
+                     simd::store(to + i * length + k, simd::load(row + k, lanes), lanes);
+                   });
+                 }
+               });
+}
+
 }  // namespace
 
 void embedding_cpu(const Tensor& table, const Tensor& ids, Tensor& out, Stream /*stream*/) {
+  if (out.dtype() != table.dtype()) {
+    return dispatch_index(ids.dtype(), "embedding", [&]<class Index>() {
+      out.dtype() == DType::bf16 ? round_rows<bf16, Index>(table, ids, out)
+                                 : round_rows<f16, Index>(table, ids, out);
+    });
+  }
   const size_t element = size_of(table.dtype());
   const size_t row = static_cast<size_t>(table.size(1)) * element;
   const size_t stride = static_cast<size_t>(table.strides()[0]) * element;
@@ -91,8 +116,13 @@ void embedding_cpu(const Tensor& table, const Tensor& ids, Tensor& out, Stream /
 void embedding_backward_cpu(const Tensor& dy, const Tensor& ids, Tensor& dtable,
                             Stream /*stream*/) {
   dispatch_floating(dy.dtype(), "embedding_backward", [&]<class T>() {
-    dispatch_index(ids.dtype(), "embedding_backward",
-                   [&]<class Index>() { backward<T, Index>(dy, ids, dtable); });
+    dispatch_index(ids.dtype(), "embedding_backward", [&]<class Index>() {
+      if (dtable.dtype() == dy.dtype()) {
+        backward<T, T, Index>(dy, ids, dtable);
+      } else if constexpr (sizeof(T) == 2) {
+        backward<T, float, Index>(dy, ids, dtable);
+      }
+    });
   });
 }
 

@@ -35,9 +35,45 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// A warp rounds a row of f32 to T, kWidth elements a thread at a time; ids outside give zeros.
+template <class T, int kWidth, class Index>
+__global__ void __launch_bounds__(kThreads)
+    round_rows(const float* __restrict__ table, int64_t stride, int64_t vocabulary,
+               const Index* __restrict__ ids, int64_t count, T* __restrict__ out, int64_t length) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  if (row >= count) return;
+  const int64_t id = ids[row];
+  const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(vocabulary);
+  const float* const from = table + (valid ? id : 0) * stride;
+  T* const to = out + row * length;
+#pragma unroll 2
+  for (int64_t i = threadIdx.x % 32 * kWidth; i < length; i += 32 * kWidth) {
+    float values[kWidth] = {};
+    if (valid) load_values<kWidth>(from + i, values);
+    store_values(to + i, values);
+  }
+}
+
+template <class T, class Index>
+void launch_round_rows(const Tensor& table, const Tensor& ids, Tensor& out, Stream stream) {
+  const auto blocks = static_cast<unsigned>(ceil_div(ids.numel(), kThreads / 32));
+  const bool aligned =
+      rows_are_aligned(table) && is_aligned(out.raw_data(), table.size(1) * int64_t{sizeof(T)});
+  launch("embedding", stream, {blocks, kThreads},
+         aligned ? round_rows<T, kPackWidth<T>, Index> : round_rows<T, 1, Index>,
+         table.data<float>(), table.strides()[0], table.size(0), ids.data<Index>(), ids.numel(),
+         out.data<T>(), table.size(1));
+}
+
 }  // namespace
 
 void embedding_cuda(const Tensor& table, const Tensor& ids, Tensor& out, Stream stream) {
+  if (out.dtype() != table.dtype()) {
+    return dispatch_index(ids.dtype(), "embedding", [&]<class Index>() {
+      out.dtype() == DType::bf16 ? launch_round_rows<bf16, Index>(table, ids, out, stream)
+                                 : launch_round_rows<f16, Index>(table, ids, out, stream);
+    });
+  }
   const auto element = static_cast<int64_t>(size_of(table.dtype()));
   const int64_t row_bytes = table.size(1) * element;
   const int64_t stride_bytes = table.strides()[0] * element;

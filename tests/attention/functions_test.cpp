@@ -80,27 +80,5 @@ TEST(PackedAttention, RefusesAnotherWidth) {
                ShapeError);
 }
 
-TEST(JoinRows, AdjacentWeightsAreNotCopied) {
-  std::vector<Variable> weights = {leaf({3, 5}, 1), leaf({2, 5}, 2), leaf({4, 5}, 3)};
-  std::vector<Tensor> before;
-  for (const Variable& weight : weights) before.push_back(weight.data().clone());
-  const Variable copied = join_rows(weights);
-  pack_storage(weights);
-  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(same_bits(weights[i].data(), before[i]));
-  const Variable joined = join_rows(weights);
-  EXPECT_TRUE(same_bits(joined.data(), copied.data()));
-  EXPECT_EQ(joined.data().storage(), weights[0].data().storage());
-  EXPECT_NE(copied.data().storage(), joined.data().storage());
-
-  const Tensor grad = random_tensor({9, 5}, DType::f64, 8);
-  joined.backward(grad);
-  EXPECT_TRUE(same_bits(weights[0].grad(), grad.slice(0, 0, 3)));
-  EXPECT_TRUE(same_bits(weights[1].grad(), grad.slice(0, 3, 5)));
-  EXPECT_TRUE(same_bits(weights[2].grad(), grad.slice(0, 5, 9)));
-  // An optimizer's write through one weight is seen in the whole.
-  weights[1].mutable_data().fill_(7);
-  EXPECT_EQ(join_rows(weights).data().select(0, 4).to_vector<double>()[0], 7);
-}
-
 }  // namespace
 }  // namespace weft::attention

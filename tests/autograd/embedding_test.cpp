@@ -4,6 +4,7 @@
 
 #include "weft/autograd/grad_check.h"
 #include "weft/tensor/error.h"
+#include "weft/tensor/ops/embedding.h"
 
 #include "random_tensor.h"
 
@@ -20,6 +21,18 @@ TEST(EmbeddingGrad, RepeatedIdsAddUp) {
                    {Variable(random_tensor({5, 7}, DType::f64), true)});
     EXPECT_TRUE(result) << result.message;
   }
+}
+
+TEST(EmbeddingGrad, OfRoundedVectorsIsInTheTypeOfTheTable) {
+  const Variable table(random_tensor({5, 7}, DType::f32), true);
+  const Tensor ids = from_vector<int64_t>({4, 0, 4}, {3});
+  const Variable y = embedding(table, ids, DType::bf16);
+  EXPECT_EQ(y.dtype(), DType::bf16);
+  const Tensor dy = random_tensor({3, 7}, DType::bf16, 2);
+  y.backward(dy);
+  EXPECT_EQ(table.grad().dtype(), DType::f32);
+  EXPECT_EQ(table.grad().to_vector<float>(),
+            embedding_backward(dy.to(DType::f32), ids, 5).to_vector<float>());
 }
 
 TEST(EmbeddingGrad, NoticesChangedIds) {

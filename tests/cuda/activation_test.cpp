@@ -55,6 +55,10 @@ TEST_F(CudaActivation, SplitsPackedProjections) {
       expect_rounded(swiglu_packed(mirrored(packed)), swiglu_packed(packed), "swiglu_packed", 4);
       expect_rounded(swiglu_packed_backward(mirrored(dy), mirrored(packed)),
                      swiglu_packed_backward(dy, packed), "swiglu_packed_backward", 8);
+      Tensor replaced = mirrored(dy);
+      expect_rounded(swiglu_packed_backward_(replaced, mirrored(packed)),
+                     swiglu_packed_backward(dy, packed), "swiglu_packed_backward_", 8);
+      expect_rounded(replaced, swiglu_packed(packed), "value", 4);
     }
   }
 }

@@ -96,6 +96,19 @@ TEST_F(CudaTables, LooksUpEmbeddings) {
   }
 }
 
+TEST_F(CudaTables, RoundsEmbeddingsOnTheWay) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    for (const int64_t width : {1, 7, 8, 20, 64, 768}) {
+      const Tensor dense = random_of_type({50, width}, DType::f32, 1);
+      const Tensor ids = indices({3, 40}, 50, DType::i64, 2);
+      for (const Tensor& table : {dense, test::with_gaps(dense)}) {
+        expect_same(embedding(mirrored(table), mirrored(ids), dtype), embedding(table, ids, dtype),
+                    "embedding");
+      }
+    }
+  }
+}
+
 /// Ids of which a share are all one.
 Tensor skewed_ids(int64_t count, int64_t vocabulary, DType dtype, double share) {
   Tensor ids = indices({count}, vocabulary, dtype, 7);
@@ -115,6 +128,10 @@ TEST_F(CudaTables, AddsUpEmbeddingGradients) {
             // Hundreds of rows may have one id.
             expect_rounded(embedding_backward(mirrored(dy), mirrored(ids), 90),
                            embedding_backward(dy, ids, 90), "embedding_backward", 100);
+            if (dtype == DType::bf16 || dtype == DType::f16) {
+              expect_rounded(embedding_backward(mirrored(dy), mirrored(ids), 90, DType::f32),
+                             embedding_backward(dy, ids, 90, DType::f32), "in f32", 100);
+            }
           }
         }
       }

@@ -117,6 +117,13 @@ TEST_P(Activation, PackedFormsEqualTheSplitOnes) {
   const SwigluGrads grads = swiglu_backward(dy, gate.contiguous(), up.contiguous());
   EXPECT_EQ(dpacked.slice(-1, 0, 37).to_vector<double>(), grads.dgate.to_vector<double>());
   EXPECT_EQ(dpacked.slice(-1, 37, 74).to_vector<double>(), grads.dup.to_vector<double>());
+  // With the value in place of dy.
+  Tensor replaced = dy.clone();
+  const uint64_t version = replaced.version();
+  EXPECT_EQ(swiglu_packed_backward_(replaced, packed).to_vector<double>(),
+            dpacked.to_vector<double>());
+  EXPECT_EQ(replaced.to_vector<double>(), swiglu_packed(packed).to_vector<double>());
+  EXPECT_GT(replaced.version(), version);
 }
 
 TEST_P(Activation, LayoutsGiveTheSameValues) {

@@ -42,6 +42,31 @@ TEST(Embedding, PicksRowsForEveryTypeAndLayout) {
   }
 }
 
+TEST(Embedding, RoundsToHalfTypesOnTheWay) {
+  for (const int64_t length : {1, 15, 64}) {
+    const Tensor table = random_tensor({11, length}, DType::f32, 2);
+    const Tensor ids = random_ids({3, 15}, 11);
+    for (const DType dtype : {DType::bf16, DType::f16}) {
+      for (const Tensor& layout : {table, with_gaps(table), scattered(table)}) {
+        const Tensor y = embedding(layout, ids, dtype);
+        EXPECT_EQ(y.dtype(), dtype);
+        EXPECT_EQ(y.to_vector<float>(), embedding(table, ids).to(dtype).to_vector<float>());
+      }
+      const Tensor dy = random_tensor({3, 15, length}, dtype, 3);
+      for (const Tensor& layout : {dy, with_gaps(dy), scattered(dy)}) {
+        const Tensor dtable = embedding_backward(layout, ids, 11, DType::f32);
+        EXPECT_EQ(dtable.dtype(), DType::f32);
+        EXPECT_EQ(dtable.to_vector<float>(),
+                  embedding_backward(dy.to(DType::f32), ids, 11).to_vector<float>());
+      }
+    }
+  }
+  const Tensor ids = zeros({2}, DType::i64);
+  EXPECT_THROW(embedding(zeros({3, 4}), ids, DType::f64), DTypeError);
+  EXPECT_THROW(embedding(zeros({3, 4}, DType::bf16), ids, DType::f32), DTypeError);
+  EXPECT_THROW(embedding_backward(zeros({2, 4}), ids, 3, DType::bf16), DTypeError);
+}
+
 TEST(Embedding, OneIdAndNoIds) {
   const Tensor table = random_tensor({4, 3}, DType::f32);
   EXPECT_EQ(embedding(table, full({}, 2, DType::i64)).to_vector<float>(),

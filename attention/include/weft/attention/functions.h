@@ -59,12 +59,4 @@ struct HeadsPart {
 std::vector<Variable> split_heads(const Variable& packed, const std::vector<HeadsPart>& parts,
                                   const RopeOptions& rope = {});
 
-/// The rows of several weights [rows_i, columns] as one weight. Copies nothing when they lie one
-/// behind the other in one storage, as pack_storage() leaves them.
-Variable join_rows(const std::vector<Variable>& weights);
-
-/// Moves the values of weights [rows_i, columns] of one type into one storage, one behind the
-/// other.
-void pack_storage(std::vector<Variable>& weights);
-
 }  // namespace weft::attention

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "weft/nn/module.h"
 
 namespace weft::nn {
@@ -10,7 +12,8 @@ class Embedding final : public Module {
  public:
   Embedding(int64_t count, int64_t features, Generator& generator, double init_std = 1.0);
 
-  Variable forward(const Tensor& ids);
+  /// The vectors in `dtype`: that of the weight, or bf16 or f16 where the weight is f32.
+  Variable forward(const Tensor& ids, std::optional<DType> dtype = std::nullopt);
   std::string describe() const override;
 
   Variable weight;

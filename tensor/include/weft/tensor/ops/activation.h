@@ -41,5 +41,8 @@ void swiglu_backward_into(Tensor& dgate, Tensor& dup, const Tensor& dy, const Te
 Tensor swiglu_packed(const Tensor& packed);
 /// The gradient of packed, [..., 2F], so that a projection to 2F features has one product backward.
 Tensor swiglu_packed_backward(const Tensor& dy, const Tensor& packed);
+/// The same, in one pass that leaves swiglu_packed(packed) in dy: for a caller that needs it again
+/// for the gradient of the product after it, and did not keep it. dy must be dense.
+Tensor swiglu_packed_backward_(Tensor& dy, const Tensor& packed);
 
 }  // namespace weft
