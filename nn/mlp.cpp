@@ -17,12 +17,14 @@ SwigluMlp::SwigluMlp(int64_t features, int64_t hidden, Generator& generator, con
       down_proj_(
           register_module<Linear>("down_proj", hidden, features, generator,
                                   LinearOptions{.bias = false, .init_std = init.output_std})) {
-  // One product serves both projections; their parameters stay separate by name.
+  // On a GPU one product serves both projections; their parameters stay separate by name.
   std::vector<Variable> weights = {gate_proj_.weight, up_proj_.weight};
   autograd::pack_storage(weights);
 }
 
 Variable SwigluMlp::forward(const Variable& x) {
+  // On a CPU two smaller products run faster, and what they give stays in its caches.
+  if (x.device().is_cpu()) return down_proj_(autograd::swiglu(gate_proj_(x), up_proj_(x)));
   const Variable packed =
       autograd::linear(x, autograd::join_rows({gate_proj_.weight, up_proj_.weight}));
   return autograd::swiglu_linear(packed, down_proj_.weight);

@@ -38,30 +38,21 @@ Variable swiglu_packed(const Variable& packed) {
 }
 
 Variable swiglu_linear(const Variable& packed, const Variable& weight) {
-  Tensor h = weft::swiglu_packed(packed.data());
-  Tensor y = weft::linear(h, weight.data());
-  if (!must_record({packed, weight})) return Variable(std::move(y));
-  const bool want_dweight = weight.requires_grad();
-  // On a GPU the pass that makes the gradient of `packed` has all it takes to make h again, while
-  // on a CPU the time of writing it is more than keeping it costs.
-  const bool keep = want_dweight && h.device().is_cpu();
+  Tensor y = weft::linear(weft::swiglu_packed(packed.data()), weight.data());
   return record("swiglu_linear", std::move(y), {packed, weight},
                 [packed = SavedTensor(packed.data()), weight = SavedTensor(weight.data()),
-                 h = keep ? SavedTensor(h) : SavedTensor(), want_dpacked = packed.requires_grad(),
-                 want_dweight](const Tensor& dy) -> std::vector<Tensor> {
+                 want_dpacked = packed.requires_grad(),
+                 want_dweight = weight.requires_grad()](const Tensor& dy) -> std::vector<Tensor> {
                   const DType dtype = weight.get().dtype();
                   if (!want_dpacked) {
-                    const Tensor value = h.defined() ? h.get() : weft::swiglu_packed(packed.get());
-                    return {Tensor(), linear_backward_weight(dy, value, dtype)};
+                    const Tensor h = weft::swiglu_packed(packed.get());
+                    return {Tensor(), linear_backward_weight(dy, h, dtype)};
                   }
                   Tensor dh = linear_backward_input(dy, weight.get());
                   if (!want_dweight) return {swiglu_packed_backward(dh, packed.get()), Tensor()};
-                  if (h.defined()) {
-                    return {swiglu_packed_backward(dh, packed.get()),
-                            linear_backward_weight(dy, h.get(), dtype)};
-                  }
                   Tensor dpacked = swiglu_packed_backward_(dh, packed.get());
-                  return {std::move(dpacked), linear_backward_weight(dy, dh, dtype)};
+                  const Tensor& h = dh;  // now
+                  return {std::move(dpacked), linear_backward_weight(dy, h, dtype)};
                 });
 }
 

@@ -14,9 +14,8 @@ Variable gelu(const Variable& x, Gelu form = Gelu::exact);
 Variable swiglu(const Variable& gate, const Variable& up);
 /// packed [..., 2F] holds gate, then up.
 Variable swiglu_packed(const Variable& packed);
-/// linear(swiglu_packed(packed), weight): packed [..., 2F], weight [N, F] of its type or f32. Where
-/// memory traffic costs more than arithmetic (a GPU), keeps `packed` alone and computes the
-/// product's operand again in the pass that makes the gradient of `packed`.
+/// linear(swiglu_packed(packed), weight): packed [..., 2F], weight [N, F] of its type or f32. Keeps
+/// `packed` alone: the pass that makes its gradient computes the product's operand again.
 Variable swiglu_linear(const Variable& packed, const Variable& weight);
 
 }  // namespace weft::autograd
