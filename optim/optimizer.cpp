@@ -87,14 +87,6 @@ void Optimizer::add_groups(std::vector<ParameterGroup> groups,
   std::move(groups.begin(), groups.end(), std::back_inserter(groups_));
   value_names_.resize(groups_.size(), value_names);
   std::move(added.begin(), added.end(), std::back_inserter(states_));
-  numbers_.clear();
-  for (const ParameterState& state : states_) {
-    const Device device = state.named.parameter.device();
-    if (std::none_of(numbers_.begin(), numbers_.end(),
-                     [&](const Tensor& numbers) { return numbers.device() == device; }))
-      numbers_.push_back(
-          empty({static_cast<int64_t>(states_.size()), kStepNumbers}, DType::f64, device));
-  }
 }
 
 double Optimizer::lr_of(const ParameterState& state, double lr) const {
@@ -151,15 +143,20 @@ LowPrecisionCopies Optimizer::find_copies(std::span<Update> updates) const {
   return copies;
 }
 
-const Tensor& Optimizer::numbers_on(Device device) const {
-  return *std::find_if(numbers_.begin(), numbers_.end(),
-                       [&](const Tensor& numbers) { return numbers.device() == device; });
+/// The table on this device; made when first asked for, and kept.
+Tensor& Optimizer::numbers_on(Device device) {
+  const auto found = std::find_if(numbers_.begin(), numbers_.end(), [&](const Tensor& numbers) {
+    return numbers.device() == device;
+  });
+  if (found != numbers_.end()) return *found;
+  const Shape shape{static_cast<int64_t>(states_.size()), kStepNumbers};
+  return numbers_.emplace_back(empty(shape, DType::f64, device));
 }
 
 void Optimizer::step(double lr, double grad_scale) {
   WEFT_CHECK(std::isfinite(grad_scale) && grad_scale >= 0, ConfigError,
              "{}: grad_scale must be finite and not negative, got {}", name_, grad_scale);
-  const Device device = numbers_.empty() ? kCpu : numbers_.front().device();
+  const Device device = states_.empty() ? kCpu : states_.front().named.parameter.device();
   step(lr, scalar(grad_scale, DType::f64, device));
 }
 
@@ -175,6 +172,7 @@ void Optimizer::prepare_step(double lr) {
              "{}: prepare_step() cannot be part of a graph: call it before the capture and before "
              "each replay, and apply_step() in the graph",
              name_);
+  for (const ParameterState& state : states_) numbers_on(state.named.parameter.device());
   const bool on_gpu = std::any_of(numbers_.begin(), numbers_.end(),
                                   [](const Tensor& numbers) { return numbers.device().is_cuda(); });
   const Shape shape{static_cast<int64_t>(states_.size()), kStepNumbers};

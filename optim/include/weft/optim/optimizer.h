@@ -79,7 +79,8 @@ class Optimizer {
   /// before it.
   void apply_step(const Tensor& grad_scale);
   /// Takes one from the step counts of the parameters of the last step: for a step that changed
-  /// nothing because its grad_scale was not finite. To be called before the next prepare_step().
+  /// nothing because its grad_scale was not finite, or because its graph could not be captured. To
+  /// be called before the next prepare_step().
   void revert_step_count();
 
   /// Makes all gradients undefined.
@@ -139,14 +140,14 @@ class Optimizer {
  private:
   std::vector<Update> collect_updates();
   LowPrecisionCopies find_copies(std::span<Update> updates) const;
-  const Tensor& numbers_on(Device device) const;
+  Tensor& numbers_on(Device device);
   std::string key(const ParameterState& state, const std::string& value_name) const;
 
   std::string name_;
   std::vector<ParameterGroup> groups_;
   std::vector<std::vector<std::string>> value_names_;  // of each group
   std::vector<ParameterState> states_;
-  std::vector<Tensor> numbers_;  // f64 [states, kStepNumbers] on each device that has parameters
+  std::vector<Tensor> numbers_;  // f64 [states, kStepNumbers], on each device with parameters
   bool is_prepared_ = false;
   std::vector<LowPrecisionCopies> captured_;  // of captured steps, each set once
 };
