@@ -80,8 +80,7 @@ int bench_step(const std::vector<std::string>& arguments) {
 
   const Device device = resolve_device(config.device);
   attention::set_attention_backend(attention::parse_attention_backend(config.attention_backend));
-  const auto model = config.model.make_model(config.vocab_size, /*seed=*/0);
-  model->to(device);
+  const auto model = config.model.make_model(config.vocab_size, /*seed=*/0, device);
   const auto optimizer = config.optimizer.make_optimizer(*model);
   const int64_t all_steps = config.warmup + config.steps;
   const optim::Schedule schedule = config.optimizer.make_schedule(all_steps);

@@ -37,8 +37,9 @@ void ModelOptions::add_to(Options& options) {
   options.add("tie-embeddings", &tie_embeddings, "use the embedding as output head");
   options.add(
       "dtype", &dtype,
-      "type of activations and products, parameters stay f32; auto takes bf16 where it is fast",
-      {"auto", "f32", "bf16"});
+      "type of activations and products, parameters stay f32; auto takes bf16 where it is fast; "
+      "f16 trains with a loss scale that adapts itself",
+      {"auto", "f32", "bf16", "f16"});
   options.add("recompute", &recompute, "what backward computes again to save memory",
               {"none", "block"});
 }

@@ -31,6 +31,10 @@ std::vector<std::pair<std::string, std::string>> config_values(const std::string
 }
 
 /// Checkpoint names have no slashes: "model.norm.weight/exp_avg" becomes
+std::string loss_scaler_entry(const std::string& name) {
+  return "loss_scaler." + name;
+}
+
 /// "optimizer.model.norm.weight.exp_avg".
 std::string optimizer_entry(const std::string& name) {
   std::string entry = "optimizer." + name;
@@ -117,8 +121,12 @@ bool RunWriter::resume(RunState& state, const std::string& config_text,
 
   StateDict model = read_state(*reader, state.model.state_dict(), model_entry);
   StateDict optimizer = read_state(*reader, state.optimizer.state_dict(), optimizer_entry);
+  StateDict scaler;
+  if (state.loss_scaler != nullptr)
+    scaler = read_state(*reader, state.loss_scaler->state_dict(), loss_scaler_entry);
   state.model.load_state_dict(model);
   state.optimizer.load_state_dict(optimizer);
+  if (state.loss_scaler != nullptr) state.loss_scaler->load_state_dict(scaler);
   state.dropout.set_state(reader->generator("dropout"));
   state.steps_done = reader->get_int("steps_done");
   console.info(
@@ -169,6 +177,9 @@ std::string RunWriter::save(const RunState& state, const std::string& config_tex
       writer.add(model_entry(name), tensor);
     for (const auto& [name, tensor] : state.optimizer.state_dict())
       writer.add(optimizer_entry(name), tensor);
+    if (state.loss_scaler == nullptr) return;
+    for (const auto& [name, tensor] : state.loss_scaler->state_dict())
+      writer.add(loss_scaler_entry(name), tensor);
   });
   return checkpoints.path_of(state.steps_done).string();
 }

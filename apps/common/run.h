@@ -14,6 +14,7 @@
 #include "weft/io/tensorboard.h"
 #include "weft/io/tokenizer.h"
 #include "weft/nn/decoder.h"
+#include "weft/optim/loss_scaler.h"
 #include "weft/optim/optimizer.h"
 #include "weft/tensor/generator.h"
 
@@ -27,6 +28,7 @@ struct RunState {
   int64_t steps_done = 0;
   nn::DecoderLM& model;
   optim::Optimizer& optimizer;
+  optim::LossScaler* loss_scaler;  ///< null where losses are not scaled
   Generator& dropout;
 };
 

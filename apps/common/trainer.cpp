@@ -23,13 +23,6 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-std::unique_ptr<nn::DecoderLM> make_model_on(Device device, const TrainConfig& config,
-                                             int64_t vocab_size) {
-  auto model = config.model.make_model(vocab_size, config.seed);
-  model->to(device);
-  return model;
-}
-
 bool is_due(int64_t period, int64_t steps_done) {
   return period > 0 && steps_done % period == 0;
 }
@@ -42,19 +35,23 @@ Trainer::Trainer(RunPlan plan, std::string config_text, Console& console)
       console_(console),
       data_(std::move(plan.data)),
       device_(plan.device),
-      model_(make_model_on(device_, config_, plan.vocab_size())),
+      model_(config_.model.make_model(plan.vocab_size(), config_.seed, device_)),
       optimizer_(config_.optimizer.make_optimizer(*model_)),
       schedule_(config_.optimizer.make_schedule(config_.max_steps)),
       dropout_generator_(config_.seed + 1),
       loader_(data_.train, {.batch_size = config_.batch_size,
                             .seq_len = config_.seq_len,
                             .micro_batches = config_.grad_accum_steps,
-                            .seed = config_.seed}) {}
+                            .seed = config_.seed}) {
+  if (model_->config().compute_dtype == DType::f16)
+    loss_scaler_.emplace(optim::LossScalerOptions{.min_scale = 1}, device_);
+}
 
 RunState Trainer::state() {
   return {.steps_done = steps_done_,
           .model = *model_,
           .optimizer = *optimizer_,
+          .loss_scaler = loss_scaler_ ? &*loss_scaler_ : nullptr,
           .dropout = dropout_generator_};
 }
 
@@ -74,7 +71,7 @@ int Trainer::run() {
   loader_.seek(steps_done_);
   model_->train();
   TrainingStep training_step(*model_, *optimizer_, schedule_, config_.optimizer.grad_clip,
-                             dropout_generator_);
+                             dropout_generator_, loss_scaler_ ? &*loss_scaler_ : nullptr);
   while (steps_done_ < config_.max_steps) {
     const auto start = Clock::now();
     const TrainingStep::Result result = training_step.run(steps_done_, next_batches());

@@ -9,6 +9,7 @@
 
 #include "weft/io/loader.h"
 #include "weft/nn/decoder.h"
+#include "weft/optim/loss_scaler.h"
 #include "weft/optim/optimizer.h"
 #include "weft/optim/schedule.h"
 
@@ -52,6 +53,7 @@ class Trainer {
   Device device_;
   std::unique_ptr<nn::DecoderLM> model_;
   std::unique_ptr<optim::Optimizer> optimizer_;
+  std::optional<optim::LossScaler> loss_scaler_;  // for activations of f16
   optim::Schedule schedule_;
   Generator dropout_generator_;
   io::Loader loader_;

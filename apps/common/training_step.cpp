@@ -70,24 +70,31 @@ optim::Schedule OptimizerOptions::make_schedule(int64_t max_steps) const {
 }
 
 TrainingStep::TrainingStep(nn::DecoderLM& model, optim::Optimizer& optimizer,
-                           const optim::Schedule& schedule, double grad_clip, Generator& generator)
+                           const optim::Schedule& schedule, double grad_clip, Generator& generator,
+                           optim::LossScaler* loss_scaler)
     : model_(model),
       optimizer_(optimizer),
       schedule_(schedule),
+      loss_scaler_(loss_scaler),
       step_(optimizer, model.device(),
             [&](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
               return model.loss(inputs, targets, &generator, scale);
             },
-            {.grad_clip = grad_clip, .use_graph = model.config().dropout == 0}) {}
+            {.grad_clip = grad_clip,
+             .use_graph = model.config().dropout == 0,
+             .loss_scaler = loss_scaler}) {}
 
 TrainingStep::Result TrainingStep::run(int64_t step, const std::vector<io::Batch>& micro_batches) {
   std::vector<optim::MicroBatch> batches;
   for (const io::Batch& batch : micro_batches)
     batches.push_back({batch.inputs, batch.targets, batch.scored});
   const double lr = schedule_.lr(step);
+  const double loss_scale = loss_scaler_ != nullptr ? loss_scaler_->scale() : 1;
   const optim::TrainingStep::Result result = step_.run(lr, batches);
   if (!std::isfinite(result.loss)) report_loss(step + 1, result.loss, micro_batches);
-  if (!std::isfinite(result.grad_norm)) report_gradient(step + 1, result.grad_norm);
+  const bool may_give_way = loss_scaler_ != nullptr && loss_scaler_->scale() < loss_scale;
+  if (!std::isfinite(result.grad_norm) && !may_give_way)
+    report_gradient(step + 1, result.grad_norm);
   return {.loss = result.loss, .grad_norm = result.grad_norm, .lr = lr};
 }
 

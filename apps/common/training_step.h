@@ -46,9 +46,9 @@ class NonFiniteError : public Error {
 /// went wrong.
 class TrainingStep {
  public:
-  /// All must outlive the object. `generator` is the stream of dropout.
+  /// All must outlive the object. `generator` is the stream of dropout; `loss_scaler` may be null.
   TrainingStep(nn::DecoderLM& model, optim::Optimizer& optimizer, const optim::Schedule& schedule,
-               double grad_clip, Generator& generator);
+               double grad_clip, Generator& generator, optim::LossScaler* loss_scaler = nullptr);
 
   struct Result {
     double loss = 0;       ///< mean over the scored tokens of all micro-batches, in nats
@@ -56,7 +56,8 @@ class TrainingStep {
     double lr = 0;
   };
   /// Step number `step` over these micro-batches: the same as one step over their union. Throws
-  /// NonFiniteError, with the parameters unchanged.
+  /// NonFiniteError, with the parameters unchanged. Gradients that overflow f16 are no error while
+  /// the loss scale can give way: the norm is then not finite, and the parameters are unchanged.
   Result run(int64_t step, const std::vector<io::Batch>& micro_batches);
 
   /// Whether steps are replayed from a CUDA graph now.
@@ -71,6 +72,7 @@ class TrainingStep {
   nn::DecoderLM& model_;
   optim::Optimizer& optimizer_;
   const optim::Schedule& schedule_;
+  const optim::LossScaler* loss_scaler_;
   optim::TrainingStep step_;
 };
 

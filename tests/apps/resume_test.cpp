@@ -66,6 +66,7 @@ INSTANTIATE_TEST_SUITE_P(
     Variants, Resume,
     testing::Values(Variant{"AdamWF32", {"--optimizer", "adamw"}},
                     Variant{"AdamWBf16", {"--optimizer", "adamw", "--dtype", "bf16"}},
+                    Variant{"F16WithItsLossScale", {"--dtype", "f16"}},
                     Variant{"MuonF32", {"--optimizer", "muon", "--n-layers", "2"}},
                     Variant{"MuonBf16Recomputed",
                             {"--optimizer", "muon", "--dtype", "bf16", "--recompute", "block",
