@@ -348,6 +348,25 @@ TEST_F(CudaOptimizer, CopiesThatAGraphDoesNotWriteAreMadeAgain) {
   EXPECT_EQ(low_precision_copy(weight, DType::bf16).raw_data(), late.raw_data());
 }
 
+TEST_F(CudaOptimizer, GraphsMakeCopiesThatAreNotUpToDate) {
+  clear_low_precision_copies();
+  Tensor weight = random_tensor({16, 8}, DType::f32, 5).to(kGpu);
+  const Tensor x = random_tensor({4, 8}, DType::bf16, 6).to(kGpu);
+  linear(x, weight.clone());  // chooses the product's algorithm
+  const auto expected = [&] { return linear(x, weight.to(DType::bf16)).to_vector<float>(); };
+  Tensor y;
+  Graph graph(kGpu);
+  graph.capture([&] { y = linear(x, weight); });
+  const Tensor copy = low_precision_copy(weight, DType::bf16);
+  EXPECT_EQ(copy.to_vector<float>(), weight.to(DType::bf16).to_vector<float>());
+  graph.replay();
+  EXPECT_EQ(y.to_vector<float>(), expected());
+  weight.fill_(0.75);
+  graph.replay();
+  EXPECT_EQ(y.to_vector<float>(), expected());
+  EXPECT_EQ(low_precision_copy(weight, DType::bf16).raw_data(), copy.raw_data());
+}
+
 TEST_F(CudaOptimizer, RefusesToPrepareInsideAGraph) {
   const NamedParameters parameters = {parameter("w", ones({3}, DType::f32, kGpu))};
   const auto optimizer = kKinds[2].make(parameters);
