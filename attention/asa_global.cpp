@@ -81,11 +81,8 @@ AsaGlobal::LatentRows AsaGlobal::compress(const Variable& latents, const Variabl
   LatentRows blocks{latent_compressor_->forward(latents), Variable()};
   if (!raw_rope_keys.defined()) return blocks;
   blocks.rope_keys = rope_compressor_->forward(raw_rope_keys);
-  const int64_t count = blocks.latents.size(1), begin = position + first * asa_.stride;
-  if (count > 0) {
-    blocks.rope_keys =
-        turn(blocks.rope_keys, arange(begin, begin + count * asa_.stride, asa_.stride));
-  }
+  if (blocks.latents.size(1) > 0)
+    blocks.rope_keys = turn(blocks.rope_keys, position + first * asa_.stride, asa_.stride);
   return blocks;
 }
 

@@ -146,14 +146,10 @@ LatentMixer::Rows LatentMixer::project(const Variable& x, int64_t position) cons
   return rows;
 }
 
-Variable LatentMixer::turn(const Variable& rope_keys, int64_t position) const {
+Variable LatentMixer::turn(const Variable& rope_keys, int64_t position, int64_t stride) const {
   if (!rope_keys.defined() || options_.rope_theta == 0) return rope_keys;
-  return autograd::rope(rope_keys, {.theta = options_.rope_theta, .offset = position});
-}
-
-Variable LatentMixer::turn(const Variable& rope_keys, const Tensor& positions) const {
-  if (!rope_keys.defined() || options_.rope_theta == 0) return rope_keys;
-  return autograd::rope(rope_keys, {.theta = options_.rope_theta, .positions = positions});
+  return autograd::rope(rope_keys,
+                        {.theta = options_.rope_theta, .offset = position, .stride = stride});
 }
 
 LatentMixer::KeysValues LatentMixer::expand(const Variable& latents,

@@ -278,9 +278,8 @@ Variable NativeSparseAttention::turn_compressed(const Variable& keys, int64_t fi
                          : options_.compressed_rope == CompressedRope::middle ? options_.block / 2
                                                                               : options_.block - 1;
   const int64_t first = position + first_block * options_.stride + inside;
-  return autograd::rope(
-      keys, {.theta = options_.rope_theta,
-             .positions = arange(first, first + keys.size(1) * options_.stride, options_.stride)});
+  return autograd::rope(keys,
+                        {.theta = options_.rope_theta, .offset = first, .stride = options_.stride});
 }
 
 BlockSelectionOptions NativeSparseAttention::selection_options() const {

@@ -102,6 +102,10 @@ std::span<const int32_t> Selection::list(int64_t batch, int64_t group, int64_t t
           static_cast<size_t>(starts[index + 1] - starts[index])};
 }
 
+int64_t Selection::room() const {
+  return device().is_cpu() ? total() : blocks_.numel();
+}
+
 int64_t Selection::total() const {
   return offsets_.slice(0, shape_.lists(), shape_.lists() + 1).to(kCpu).item<int64_t>();
 }

@@ -106,7 +106,7 @@ TransposedSelection transposed(const Selection& selection) {
   WEFT_CHECK(shape.tiles() <= std::numeric_limits<int32_t>::max(), ShapeError,
              "transposed: takes up to {} query tiles, got {}", std::numeric_limits<int32_t>::max(),
              shape.tiles());
-  Lists lists = transpose_lists(shape, selection.offsets(), selection.blocks(), selection.total(),
+  Lists lists = transpose_lists(shape, selection.offsets(), selection.blocks(), selection.room(),
                                 shape.tiles(), shape.blocks());
   return {shape, std::move(lists.offsets), std::move(lists.items)};
 }

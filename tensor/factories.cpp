@@ -3,10 +3,12 @@
 #include "weft/tensor/check.h"
 #include "weft/tensor/dispatch.h"
 #include "weft/tensor/pinned.h"
+#include "weft/tensor/stream.h"
 #include "weft/tensor/tensor.h"
 
 #ifdef WEFT_HAVE_CUDA
 #include "cuda/backend.h"
+#include "ops/copy.h"
 #endif
 
 namespace weft {
@@ -78,6 +80,13 @@ Tensor arange(int64_t start, int64_t stop, int64_t step, DType dtype, Device dev
   const int64_t span = step > 0 ? stop - start : start - stop;
   const int64_t stride = step > 0 ? step : -step;
   const int64_t count = span > 0 ? (span + stride - 1) / stride : 0;
+#ifdef WEFT_HAVE_CUDA
+  if (device.is_cuda()) {
+    Tensor result = empty({count}, DType::i64, device);
+    arange_cuda(result, start, step, current_stream(device));
+    return result.to(dtype);
+  }
+#endif
   std::vector<int64_t> values(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) values[static_cast<size_t>(i)] = start + i * step;
   return from_vector(values, {count}, device).to(dtype);

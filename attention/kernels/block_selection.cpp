@@ -65,6 +65,38 @@ void check_inherited(const SelectionShape& shape, const Selection* inherited, De
              kOp, inherited->device(), device);
 }
 
+struct Lists {
+  Tensor offsets, blocks;
+};
+
+/// Room for the lists of a call whose first tile goes on with the last one of `inherited`, and that
+/// tile's lists. Their lengths are read on the CPU.
+Lists with_inherited(const BlockSelectionParams& params, const SelectionShape& shape,
+                     const Selection& inherited) {
+  const Device device = inherited.device();
+  const Tensor from_offsets = inherited.offsets().to(kCpu);
+  const auto* const from = from_offsets.data<int64_t>();
+  const auto last_list = [&](int64_t pair) { return (pair + 1) * inherited.shape().tiles() - 1; };
+  const int64_t pairs = shape.batch * shape.groups, tiles = shape.tiles();
+  Tensor offsets = empty({shape.lists() + 1}, DType::i64);
+  auto* const starts = offsets.data<int64_t>();
+  starts[0] = 0;
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    const int64_t begin = starts[pair * tiles];
+    const int64_t length = from[last_list(pair) + 1] - from[last_list(pair)];
+    for (int64_t tile = 1; tile <= tiles; ++tile)
+      starts[pair * tiles + tile] =
+          begin + length + params.blocks_before(tile) - params.blocks_before(1);
+  }
+  Tensor blocks = empty({starts[shape.lists()]}, DType::i32, device);
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    const int64_t list = last_list(pair);
+    blocks.slice(0, starts[pair * tiles], starts[pair * tiles + 1])
+        .copy_(inherited.blocks().slice(0, from[list], from[list + 1]));
+  }
+  return {offsets.to(device), std::move(blocks)};
+}
+
 }  // namespace
 
 void validate(const BlockSelectionOptions& o) {
@@ -139,49 +171,28 @@ Selection select_blocks(const Tensor& q, const Tensor& k, const Tensor& lse, int
 
   // The lengths of the lists are known beforehand: as many blocks as there are, up to `count`.
   const bool inherits = tiles > 0 && position % options.query_tile != 0;
-  Tensor inherited_offsets;
+  Lists lists;
   if (inherits) {
     check_inherited(shape, inherited, device);
-    inherited_offsets = inherited->offsets().to(kCpu);
     params.first_tile = 1;
+    lists = with_inherited(params, shape, *inherited);
+  } else {
+    const int64_t total = shape.batch * shape.groups * params.blocks_before(tiles);
+    lists = {shape.lists() == 0 ? zeros({1}, DType::i64, device)
+                                : empty({shape.lists() + 1}, DType::i64, device),
+             empty({total}, DType::i32, device)};
   }
-  Tensor offsets = empty({shape.lists() + 1}, DType::i64);
-  auto* const starts = offsets.data<int64_t>();
-  starts[0] = 0;
-  for (int64_t pair = 0, list = 0; pair < shape.batch * shape.groups; ++pair) {
-    for (int64_t tile = 0; tile < tiles; ++tile, ++list) {
-      int64_t length = 0;
-      if (tile < params.first_tile) {
-        const auto* const from = std::as_const(inherited_offsets).data<int64_t>() +
-                                 (pair + 1) * inherited->shape().tiles();
-        length = from[0] - from[-1];
-      } else {
-        length = std::min(params.count, params.leader_position(tile) / params.key_block + 1);
-      }
-      starts[list + 1] = starts[list] + length;
-    }
-  }
-  Tensor blocks = empty({starts[shape.lists()]}, DType::i32, device);
-  if (inherits) {
-    for (int64_t pair = 0; pair < shape.batch * shape.groups; ++pair) {
-      const auto* const from = std::as_const(inherited_offsets).data<int64_t>() +
-                               (pair + 1) * inherited->shape().tiles();
-      blocks.slice(0, starts[pair * tiles], starts[pair * tiles + 1])
-          .copy_(inherited->blocks().slice(0, from[-1], from[0]));
-    }
-  }
-  offsets = offsets.to(device);
   if (shape.batch > 0 && tiles > params.first_tile) {
     const Tensor q_rows = with_dense_rows(q), k_rows = with_dense_rows(k);
     const Tensor lse_dense = lse.contiguous();
     params.q = view_of(q_rows);
     params.k = view_of(k_rows);
     params.lse = lse_dense.raw_data();
-    params.offsets = std::as_const(offsets).data<int64_t>();
-    params.blocks = blocks.data<int32_t>();
+    params.offsets = lists.offsets.data<int64_t>();
+    params.blocks = lists.blocks.data<int32_t>();
     kSelectBlocks(device)(params, current_stream(device));
   }
-  return {shape, std::move(offsets), std::move(blocks)};
+  return {shape, std::move(lists.offsets), std::move(lists.blocks)};
 }
 
 void list_block_selection_ops(OpTable& table) {

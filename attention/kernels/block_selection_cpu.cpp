@@ -411,6 +411,15 @@ class BlockSelector {
 }  // namespace
 
 void select_blocks_cpu(const BlockSelectionParams& params, Stream /*stream*/) {
+  if (params.first_tile == 0) {
+    const int64_t pairs = params.batch * params.groups;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      for (int64_t tile = 0; tile < params.tiles; ++tile)
+        params.offsets[pair * params.tiles + tile] =
+            pair * params.blocks_before(params.tiles) + params.blocks_before(tile);
+    }
+    params.offsets[pairs * params.tiles] = pairs * params.blocks_before(params.tiles);
+  }
   dispatch_floating(params.dtype, "select_blocks",
                     [&]<class T>() { BlockSelector<T>(params).run(); });
 }

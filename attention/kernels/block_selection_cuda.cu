@@ -134,6 +134,16 @@ __device__ void write_list(const Arguments& a, int pair, int tile, const A* impo
   for (int i = lane; i < a.local; i += 32) to[i] = own + 1 - a.local + i;
 }
 
+constexpr int kOffsetThreads = 256;
+
+/// Where the lists begin, and where the last one ends.
+__global__ void __launch_bounds__(kOffsetThreads)
+    offsets_kernel(const BlockSelectionParams p, int64_t count) {
+  const int64_t list = static_cast<int64_t>(blockIdx.x) * kOffsetThreads + threadIdx.x;
+  if (list < count)
+    p.offsets[list] = list / p.tiles * p.blocks_before(p.tiles) + p.blocks_before(list % p.tiles);
+}
+
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads) select_blocks_kernel(const Arguments a) {
   using A = sum_t<T>;
@@ -316,6 +326,11 @@ void select_blocks_cuda(const BlockSelectionParams& p, Stream stream) {
   a.tiles = as_int("runs of queries", p.tiles);
   a.first_tile = as_int("inherited lists", p.first_tile);
   a.scale = p.scale;
+  if (p.first_tile == 0) {
+    const int64_t count = p.batch * p.groups * p.tiles + 1;
+    launch(kOp, stream, {grid_size(kOp, ceil_div(count, kOffsetThreads)), kOffsetThreads},
+           offsets_kernel, p, count);
+  }
   // Own blocks are forced; the last compressed key before one may reach into it.
   a.room = as_int("blocks", p.leader_position(p.tiles - 1) / p.key_block + 2);
   bool fits = false;

@@ -23,11 +23,14 @@ using sum_t = computed_t<T>;
 template <class Index>
 __global__ void __launch_bounds__(kThreads)
     make_keys(const Index* __restrict__ ids, int64_t count, int64_t size,
-              uint32_t* __restrict__ keys, uint32_t* __restrict__ positions) {
+              uint32_t* __restrict__ keys, uint32_t* __restrict__ positions, Fault* fault,
+              const char* op) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= count) return;
-  const auto id = static_cast<uint64_t>(static_cast<int64_t>(ids[i]));
-  keys[i] = static_cast<uint32_t>(id < static_cast<uint64_t>(size) ? id : size);
+  const auto id = static_cast<int64_t>(ids[i]);
+  const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(size);
+  if (!valid) report_fault(fault, FaultKind::index, op, id, size);
+  keys[i] = static_cast<uint32_t>(valid ? id : size);
   positions[i] = static_cast<uint32_t>(i);
 }
 
@@ -172,11 +175,11 @@ void add_sorted(const Tensor& source, const SortedRows& rows, Tensor& to, bool o
 
 }  // namespace
 
-void add_rows_cuda(const Tensor& source, const Tensor& ids, Tensor& to, bool overwrite,
-                   Stream stream) {
+void add_rows_cuda(const char* op, const Tensor& source, const Tensor& ids, Tensor& to,
+                   bool overwrite, Stream stream) {
   const int64_t count = source.size(0);
   const int64_t size = to.size(0);
-  if (count == 0 || source.size(1) == 0 || size == 0) return;
+  if (count == 0 || source.size(1) == 0) return;
   constexpr int64_t kMost = 0x7fffffff;
   if (count > kMost || size >= kMost) {
     throw ShapeError("add_rows: takes at most 2^31 - 1 ids and rows");
@@ -190,8 +193,10 @@ void add_rows_cuda(const Tensor& source, const Tensor& ids, Tensor& to, bool ove
   uint32_t* const sorted_positions = base + 3 * count;
   dispatch_index(ids.dtype(), "add_rows", [&]<class Index>() {
     launch("add_rows", stream, {static_cast<unsigned>(ceil_div(count, kThreads)), kThreads},
-           make_keys<Index>, ids.data<Index>(), count, size, keys, positions);
+           make_keys<Index>, ids.data<Index>(), count, size, keys, positions,
+           fault_slot(stream.device()), op);
   });
+  if (size == 0) return;
   int bits = 1;
   while (bits < 32 && (size >> bits) != 0) ++bits;
   const auto sort = [&](void* scratch, size_t& bytes) {

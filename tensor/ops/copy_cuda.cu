@@ -101,6 +101,11 @@ __global__ void convert_kernel(cuda::IndexMap<2> map, uint32_t count, const void
   store_any(to, to_dtype, offsets.of[0], load_any(from, from_dtype, offsets.of[1]));
 }
 
+__global__ void arange_kernel(int64_t* out, int64_t count, int64_t start, int64_t step) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) out[i] = start + i * step;
+}
+
 void convert_any(const Tensor& source, Tensor& destination, Stream stream) {
   constexpr unsigned kThreads = 256;
   const auto from_size = static_cast<int64_t>(size_of(source.dtype()));
@@ -179,6 +184,13 @@ void fill_cuda(Tensor& destination, double value, Stream stream) {
       }
     });
   });
+}
+
+void arange_cuda(Tensor& destination, int64_t start, int64_t step, Stream stream) {
+  constexpr unsigned kThreads = 256;
+  const int64_t count = destination.numel();
+  cuda::launch("arange", stream, {dim3(cuda::blocks_for(count, kThreads)), dim3(kThreads)},
+               &arange_kernel, destination.data<int64_t>(), count, start, step);
 }
 
 }  // namespace weft

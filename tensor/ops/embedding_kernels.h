@@ -13,7 +13,8 @@ void embedding_cpu(const Tensor& table, const Tensor& ids, Tensor& out, Stream s
 /// dense rows and N dense ids, all of them valid.
 void embedding_backward_cpu(const Tensor& dy, const Tensor& ids, Tensor& dtable, Stream stream);
 
-// Ids outside the table give zeros, and none of their gradient goes anywhere.
+// Ids outside the table give zeros, and none of their gradient goes anywhere; they are reported as
+// faults.
 void embedding_cuda(const Tensor& table, const Tensor& ids, Tensor& out, Stream stream);
 void embedding_backward_cuda(const Tensor& dy, const Tensor& ids, Tensor& dtable, Stream stream);
 

@@ -36,7 +36,7 @@ template <class Unit, class Index>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const IndexMap<3> map, uint32_t positions, Unit* __restrict__ out,
                   const Index* __restrict__ index, const Unit* __restrict__ x, int64_t step,
-                  int64_t size) {
+                  int64_t size, Fault* fault) {
   const uint32_t position = blockIdx.x * kThreads + threadIdx.x;
   if (position >= positions) return;
   const auto offsets = map.offsets(position);
@@ -44,6 +44,8 @@ __global__ void __launch_bounds__(kThreads)
   Unit value = {};
   if (static_cast<uint64_t>(place) < static_cast<uint64_t>(size)) {
     value = x[offsets.of[2] + place * step];
+  } else {
+    report_fault(fault, FaultKind::index, "gather", place, size);
   }
   out[offsets.of[0]] = value;
 }
@@ -53,7 +55,8 @@ template <class T, class Index>
 __global__ void __launch_bounds__(kThreads)
     scatter_add_lines(const IndexMap<3> map, uint32_t lines, T* __restrict__ x,
                       const Index* __restrict__ index, const T* __restrict__ source, int64_t length,
-                      int64_t size, int64_t step, int64_t index_step, int64_t source_step) {
+                      int64_t size, int64_t step, int64_t index_step, int64_t source_step,
+                      Fault* fault) {
   const uint32_t line = blockIdx.x * kThreads + threadIdx.x;
   if (line >= lines) return;
   const auto offsets = map.offsets(line);
@@ -64,6 +67,8 @@ __global__ void __launch_bounds__(kThreads)
     const auto place = static_cast<int64_t>(places[j * index_step]);
     if (static_cast<uint64_t>(place) < static_cast<uint64_t>(size)) {
       to[place * step] += from[j * source_step];
+    } else {
+      report_fault(fault, FaultKind::index, "scatter_add", place, size);
     }
   }
 }
@@ -115,7 +120,7 @@ void gather_cuda(const Tensor& x, int axis, const Tensor& index, Tensor& out, St
                                  gather_kernel<Unit, Index>, index_map(part, 1), positions,
                                  at<Unit>(out.raw_data(), first[0]), index.data<Index>() + first[1],
                                  static_cast<const Unit*>(at<Unit>(x.raw_data(), first[2])), step,
-                                 x.shape()[axis]);
+                                 x.shape()[axis], fault_slot(stream.device()));
                         });
     });
   });
@@ -136,7 +141,8 @@ void scatter_add_cuda(Tensor& x, int axis, const Tensor& index, const Tensor& so
   if (is_list) {
     const Tensor ids(index.storage(), {{length}, {1}, index.offset()}, index.dtype());
     Tensor to = x.view({x.size(0), -1});
-    return add_rows_cuda(source.view({length, -1}), ids, to, /*overwrite=*/false, stream);
+    return add_rows_cuda("scatter_add", source.view({length, -1}), ids, to, /*overwrite=*/false,
+                         stream);
   }
   Shape lines = index.shape();
   std::array<Strides, 3> strides = {x.strides(), index.strides(), source.strides()};
@@ -150,7 +156,8 @@ void scatter_add_cuda(Tensor& x, int axis, const Tensor& index, const Tensor& so
           launch("scatter_add", stream, {blocks_for(count, kThreads), kThreads},
                  scatter_add_lines<T, Index>, index_map(part, 1), count, x.data<T>() + first[0],
                  index.data<Index>() + first[1], source.data<T>() + first[2], length,
-                 x.shape()[axis], step, index.strides()[axis], source.strides()[axis]);
+                 x.shape()[axis], step, index.strides()[axis], source.strides()[axis],
+                 fault_slot(stream.device()));
         });
   };
   dispatch_index(index.dtype(), "scatter_add", [&]<class Index>() {

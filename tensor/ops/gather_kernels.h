@@ -12,7 +12,7 @@ void gather_cpu(const Tensor& x, int axis, const Tensor& index, Tensor& out, Str
 /// x[..., index[..., j, ...], ...] += source[..., j, ...] along `axis`, for f64, f32, i64 and i32.
 void scatter_add_cpu(Tensor& x, int axis, const Tensor& index, const Tensor& source, Stream stream);
 
-// Indices outside give zero, or are passed over.
+// Indices outside give zero, or are passed over, and are reported as faults.
 void gather_cuda(const Tensor& x, int axis, const Tensor& index, Tensor& out, Stream stream);
 void scatter_add_cuda(Tensor& x, int axis, const Tensor& index, const Tensor& source,
                       Stream stream);

@@ -25,7 +25,8 @@ Shape position_of(int64_t element, const Shape& shape) {
 
 void check_indices(const char* op, const char* noun, const Tensor& index, int64_t size,
                    const std::string& range) {
-  const Tensor dense = index.to(kCpu).contiguous();
+  if (index.device().is_cuda()) return;
+  const Tensor dense = index.contiguous();
   dispatch_index(index.dtype(), op, [&]<class Index>() {
     const Index* const values = dense.data<Index>();
     const auto limit = static_cast<uint64_t>(size);  // negative indices become too large

@@ -56,6 +56,7 @@ Tensor make_table(double theta, int64_t rotary_dim, int64_t rows, const int64_t*
 
 /// Positions up to which tables are kept.
 constexpr int64_t kMaxCachedPositions = int64_t{1} << 20;
+constexpr int64_t kMostStride = int64_t{1} << 30;
 
 /// The tables made so far: a model uses one or two.
 class TableCache {
@@ -132,7 +133,8 @@ void choose_table(const char* op, const Tensor& x, int64_t rotary_dim, const Rop
                tokens, given);
     WEFT_CHECK(options.offset == 0, ConfigError,
                "{}: give either positions or an offset, got offset {}", op, options.offset);
-    positions = given.to_vector<int64_t>();
+    // The kernel can check those on a GPU, where the table's length is known without them.
+    if (given.device().is_cpu() || !options.table.defined()) positions = given.to_vector<int64_t>();
     for (const int64_t position : positions) {
       WEFT_CHECK(position >= 0, IndexError, "{}: position {} is negative", op, position);
       needed = std::max(needed, position + 1);
@@ -140,7 +142,9 @@ void choose_table(const char* op, const Tensor& x, int64_t rotary_dim, const Rop
   } else {
     WEFT_CHECK(options.offset >= 0 && options.offset <= (int64_t{1} << 62), IndexError,
                "{}: offset must be at least 0, got {}", op, options.offset);
-    needed = options.offset + tokens;
+    WEFT_CHECK(options.stride >= 1 && options.stride <= kMostStride, ConfigError,
+               "{}: stride must be 1 to {}, got {}", op, kMostStride, options.stride);
+    needed = tokens == 0 ? 0 : options.offset + (tokens - 1) * options.stride + 1;
   }
   if (options.table.defined()) {
     const Tensor& table = options.table;
@@ -156,19 +160,19 @@ void choose_table(const char* op, const Tensor& x, int64_t rotary_dim, const Rop
   } else if (needed > kMaxCachedPositions) {
     // Far positions get a table of their own, with one row per token.
     if (positions.empty()) {
-      for (int64_t t = 0; t < tokens; ++t) positions.push_back(options.offset + t);
+      for (int64_t t = 0; t < tokens; ++t) positions.push_back(options.offset + t * options.stride);
     }
     const auto rows = static_cast<int64_t>(positions.size());
     params.table = make_table(options.theta, rotary_dim, rows, positions.data(), dtype, x.device());
-    params.rows = arange(0, rows, 1, DType::i64, x.device());
-    params.rows = rows == tokens ? params.rows.unsqueeze(0).expand({batch, tokens})
-                                 : params.rows.view({batch, tokens});
+    if (rows != tokens)
+      params.rows = arange(0, rows, 1, DType::i64, x.device()).view({batch, tokens});
     return;
   } else {
     params.table = table_cache().get(options.theta, rotary_dim, needed, dtype, x.device());
     keep_for_capture(params.table);
   }
   params.first_row = options.offset;
+  params.row_step = options.stride;
   if (options.positions.defined())
     params.rows = options.positions.to(x.device()).expand({batch, tokens});
 }

@@ -84,7 +84,7 @@ void rope_typed(RopeParams& params) {
         for (int64_t token = first; token < last; ++token) {
           const int64_t b = token / tokens;
           const int64_t t = token % tokens;
-          const int64_t row = rows == nullptr ? params.first_row + t
+          const int64_t row = rows == nullptr ? params.first_row + t * params.row_step
                                               : rows[b * row_strides[0] + t * row_strides[1]];
           const A* const cosines = table + row * 2 * loop.half;
           loop.turn({in + b * in_strides[0] + t * in_strides[1], in_strides[2]},

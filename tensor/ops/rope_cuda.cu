@@ -21,7 +21,8 @@ struct Turn {
   int64_t table_rows, half, begin, channels;
   const int64_t* rows;  // may be null
   int64_t row_strides[2];
-  int64_t first_row;
+  int64_t first_row, row_step;
+  Fault* fault;
   A sign;  // of the sines
 };
 
@@ -55,9 +56,12 @@ __global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
     }
     return;
   }
-  int64_t row =
-      p.rows == nullptr ? p.first_row + t : p.rows[b * p.row_strides[0] + t * p.row_strides[1]];
-  row = row < 0 ? 0 : row < p.table_rows ? row : p.table_rows - 1;
+  int64_t row = p.rows == nullptr ? p.first_row + t * p.row_step
+                                  : p.rows[b * p.row_strides[0] + t * p.row_strides[1]];
+  if (row < 0 || row >= p.table_rows) {
+    report_fault(p.fault, FaultKind::index, "rope", row, p.table_rows);
+    row = row < 0 ? 0 : p.table_rows - 1;
+  }
   const int64_t channel = p.begin + pack * kWidth;
   Pack<T, kWidth> low[kHeads];
   Pack<T, kWidth> high[kHeads];
@@ -115,6 +119,8 @@ void rope_cuda(RopeParams& params, Stream stream) {
               .rows = params.rows.defined() ? params.rows.data<int64_t>() : nullptr,
               .row_strides = {0, 0},
               .first_row = params.first_row,
+              .row_step = params.row_step,
+              .fault = fault_slot(stream.device()),
               .sign = params.inverse ? A(-1) : A(1)};
     if (p.rows != nullptr) {
       p.row_strides[0] = params.rows.strides()[0];

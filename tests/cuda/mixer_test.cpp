@@ -1,70 +1,23 @@
 // Every mechanism on the GPU: training and decoding as on the CPU.
-#include "weft/attention/registry.h"
 #include "weft/nn/decoder.h"
 #include "weft/nn/sequence_mixer.h"
 
-#include "attention_cuda_test_data.h"
+#include "mixer_cases.h"
 
 namespace weft::attention {
 namespace {
 
 using autograd::Variable;
+using testing::all_mixer_cases;
 using testing::kGpu;
+using testing::kWidth;
+using testing::make_mixer;
+using testing::name_of;
 using testing::random_tensor;
 using testing::relative_error;
 
-constexpr int64_t kWidth = 48;
-
-/// A mechanism with some of its options.
-struct Case {
-  std::string mechanism;
-  std::vector<std::string> options{};
-};
-
-std::string name_of(const Case& variant) {
-  std::string name = variant.mechanism;
-  for (const std::string& option : variant.options) name += "_" + option;
-  for (char& letter : name) {
-    if (std::isalnum(static_cast<unsigned char>(letter)) == 0) letter = '_';
-  }
-  return name;
-}
-
-std::unique_ptr<nn::SequenceMixer> make_mixer(const Case& variant) {
-  // Large weights, so that attention is far from uniform.
-  AttentionConfig config{
-      .shape = {.d_model = kWidth, .n_heads = 4, .n_kv_heads = 2, .n_layers = 1, .init_std = 0.3},
-      .schedule = variant.mechanism,
-      .options = variant.options};
-  Generator generator(3);
-  return make_mixer_factory(config, generator)(0);
-}
-
-std::vector<Case> all_cases() {
-  std::vector<Case> cases;
-  for (const MechanismInfo& mechanism : mechanisms()) {
-    if (mechanism.schedule.empty()) cases.push_back({mechanism.name});
-  }
-  cases.push_back({"swa", {"window=7"}});
-  cases.push_back({"mla", {"form=absorbed"}});
-  cases.push_back({"gla", {"form=absorbed", "latent-dim=5"}});
-  cases.push_back({"asa-local", {"window=7"}});
-  const std::vector<std::string> blocks = {"block=4", "stride=2", "select-block=8", "local=1",
-                                           "select-count=3"};
-  for (const std::string more : {"form=absorbed", "query-run=1", "compressor=weighted"}) {
-    cases.push_back({"asa-global", blocks});
-    cases.back().options.push_back(more);
-  }
-  return cases;
-}
-
-class MixerOnGpu : public ::testing::TestWithParam<Case> {
- protected:
-  void SetUp() override {
-    if (!is_available(kGpu)) GTEST_SKIP() << unavailable_reason(kGpu);
-  }
-};
-INSTANTIATE_TEST_SUITE_P(All, MixerOnGpu, ::testing::ValuesIn(all_cases()),
+class MixerOnGpu : public testing::MixerOnGpu {};
+INSTANTIATE_TEST_SUITE_P(All, MixerOnGpu, ::testing::ValuesIn(all_mixer_cases()),
                          [](const auto& info) { return name_of(info.param); });
 
 TEST_P(MixerOnGpu, TrainsAsOnTheCpu) {

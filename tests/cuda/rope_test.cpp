@@ -1,5 +1,8 @@
 #include "weft/tensor/ops/rope.h"
 
+#include "weft/tensor/error.h"
+#include "weft/tensor/stream.h"
+
 #include "close_bounds.h"
 
 namespace weft {
@@ -30,6 +33,7 @@ TEST_F(CudaRope, EqualsTheCpuForAllHeadsAndChannels) {
         const Tensor x = random_tensor({2, 7, heads, channels}, dtype, 1);
         expect_rope(x, {});
         expect_rope(x, {.offset = 5});
+        expect_rope(x, {.offset = 5, .stride = 16});
         if (channels >= 6) expect_rope(x, {.rotary_begin = 1, .rotary_dim = 4});
         if (channels >= 64) expect_rope(x, {.rotary_begin = 16, .rotary_dim = 32});
       }
@@ -46,6 +50,19 @@ TEST_F(CudaRope, TakesEveryLayoutAndPositions) {
       expect_rounded(rope(mirrored(x), {.positions = mirrored(positions)}), expected, "positions");
       expect_rounded(rope(mirrored(x), {.positions = positions}), expected, "positions of the cpu");
     }
+  }
+}
+
+TEST_F(CudaRope, ChecksPositionsThatItReadsOnTheGpu) {
+  const Tensor x = random_tensor({1, 3, 2, 8}, DType::f32, 1);
+  const Tensor table = rope_table(10000, 8, 10);
+  const Tensor positions = from_vector<int64_t>({9, 0, 3}, {3});
+  expect_rounded(rope(mirrored(x), {.positions = mirrored(positions), .table = mirrored(table)}),
+                 rope(x, {.positions = positions, .table = table}), "positions and table");
+  for (const int64_t bad : {10, -1}) {
+    const Tensor outside = mirrored(from_vector<int64_t>({0, bad, 3}, {3}));
+    rope(mirrored(x), {.positions = outside, .table = mirrored(table)});
+    EXPECT_THROW(current_stream(test::kGpu).synchronize(), IndexError) << bad;
   }
 }
 

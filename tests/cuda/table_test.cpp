@@ -1,9 +1,13 @@
 // Ops that read and write at places that indices name, and those along a line.
+#include <functional>
+#include <string>
+
 #include "weft/tensor/error.h"
 #include "weft/tensor/ops/cumsum.h"
 #include "weft/tensor/ops/embedding.h"
 #include "weft/tensor/ops/gather.h"
 #include "weft/tensor/ops/topk.h"
+#include "weft/tensor/stream.h"
 
 #include "close_bounds.h"
 
@@ -15,6 +19,7 @@ using test::expect_rounded;
 using test::expect_same;
 using test::in_all_layouts;
 using test::kFloating;
+using test::kGpu;
 using test::mirrored;
 using test::random_of_type;
 using test::random_tensor;
@@ -149,9 +154,42 @@ TEST_F(CudaTables, RepeatsEmbeddingGradientsToTheBit) {
 TEST_F(CudaTables, RefusesIndicesOutside) {
   const Tensor x = mirrored(random_tensor({4, 5}, DType::f32));
   const Tensor bad = mirrored(from_vector<int64_t>({0, 4}, {2}));
-  EXPECT_THROW(embedding(x, bad), IndexError);
-  EXPECT_THROW(index_select(x, 0, bad), IndexError);
-  EXPECT_THROW(embedding_backward(x.slice(0, 0, 2), bad, 4), IndexError);
+  const Tensor rows = mirrored(random_tensor({2, 5}, DType::f32));
+  Tensor sums = mirrored(random_tensor({4, 5}, DType::f32));
+  Tensor none = mirrored(empty({0, 5}));
+  struct Call {
+    const char* text;
+    std::function<void()> run;
+  };
+  const std::vector<Call> calls{
+      {"embedding: index 4 out of range [0, 4)", [&] { embedding(x, bad); }},
+      {"embedding: index 4 out of range [0, 4)", [&] { embedding(x, bad, DType::bf16); }},
+      {"gather: index 4 out of range [0, 4)", [&] { index_select(x, 0, bad); }},
+      {"gather: index 4 out of range [0, 4)",
+       [&] {
+         gather(x, 0, bad.view({2, 1}));
+       }},
+      {"embedding_backward: index 4 out of range [0, 4)",
+       [&] { embedding_backward(rows, bad, 4); }},
+      {"embedding_backward: index", [&] { embedding_backward(rows, bad, 0); }},
+      {"scatter_add: index 4 out of range [0, 4)", [&] { index_add_(sums, 0, bad, rows); }},
+      {"scatter_add: index", [&] { index_add_(none, 0, bad, rows); }},
+      {"scatter_add: index 4 out of range [0, 4)",
+       [&] {
+         scatter_add_(sums, 0, bad.view({2, 1}), rows.slice(1, 0, 1));
+       }},
+  };
+  for (const Call& call : calls) {
+    SCOPED_TRACE(call.text);
+    call.run();  // does not wait for the GPU, and so cannot know
+    try {
+      current_stream(kGpu).synchronize();
+      ADD_FAILURE() << "no error";
+    } catch (const IndexError& error) {
+      EXPECT_NE(std::string(error.what()).find(call.text), std::string::npos) << error.what();
+    }
+    current_stream(kGpu).synchronize();
+  }
 }
 
 TEST_F(CudaTables, SumsUpAlongAnyAxis) {

@@ -95,6 +95,20 @@ TEST_P(Rope, TakesPositions) {
               std::max(absolute(), 1e-7));
 }
 
+TEST_P(Rope, TakesAStride) {
+  const Tensor x = random_tensor({2, 70, 3, 32}, dtype());
+  const auto at = [](int64_t, int64_t t) { return 3 + 16 * t; };
+  expect_near(rope(x, {.offset = 3, .stride = 16}), reference(x, 10000, 0, 32, at), relative(),
+              absolute());
+  const auto far = [](int64_t, int64_t t) { return (1 << 22) + 5 * t; };
+  expect_near(rope(x, {.offset = 1 << 22, .stride = 5}), reference(x, 10000, 0, 32, far),
+              relative(), std::max(absolute(), 1e-7));
+  const DType table_dtype = dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor table = rope_table(10000, 32, 3 + 16 * 69, table_dtype);
+  EXPECT_THROW(rope(x, {.offset = 3, .stride = 16, .table = table}), IndexError);
+  EXPECT_THROW(rope(x, {.stride = 0}), ConfigError);
+}
+
 TEST_P(Rope, TakesATable) {
   const DType table_dtype = dtype() == DType::f64 ? DType::f64 : DType::f32;
   const Tensor x = random_tensor({2, 4, 3, 32}, dtype());

@@ -65,9 +65,8 @@ class LatentMixer : public nn::SequenceMixer {
     Variable rope_keys;  ///< [B, T, 1, Dr], not turned; undefined where Dr = 0
   };
   Rows project(const Variable& x, int64_t position) const;
-  /// Turns rotary keys of consecutive positions, or of those that `rope` says.
-  Variable turn(const Variable& rope_keys, int64_t position) const;
-  Variable turn(const Variable& rope_keys, const Tensor& positions) const;
+  /// Turns rotary keys of the positions position, position + stride, ...
+  Variable turn(const Variable& rope_keys, int64_t position, int64_t stride = 1) const;
 
   /// Keys and values of some form for flash attention.
   struct KeysValues {

@@ -62,8 +62,10 @@ class Selection {
 
   /// One list. On the CPU only.
   std::span<const int32_t> list(int64_t batch, int64_t group, int64_t tile) const;
-  /// Sum of the lengths of all lists.
+  /// Sum of the lengths of all lists. Waits for a GPU.
   int64_t total() const;
+  /// At least total(), and known without waiting for a GPU.
+  int64_t room() const;
 
  private:
   SelectionShape shape_;

@@ -15,7 +15,7 @@ class TransposedSelection {
   /// Of the selection that this came from.
   const SelectionShape& shape() const { return shape_; }
   const Tensor& offsets() const { return offsets_; }  ///< i64 [batch x groups x blocks + 1]
-  const Tensor& tiles() const { return tiles_; }      ///< i32 [total of the selection]
+  const Tensor& tiles() const { return tiles_; }      ///< i32 [room() of the selection]
   Device device() const { return offsets_.device(); }
 
   /// The tiles that read one block. On the CPU only.

@@ -7,9 +7,10 @@
 namespace weft {
 
 /// Rows of `table` [V, E] (any type) for `ids` [...] (i64 or i32): [..., E]. Throws IndexError,
-/// naming the id, its position and V, for an id outside [0, V); ShapeError, DTypeError or
-/// DeviceError for operands that do not fit. `out_dtype` rounds the rows of an f32 table to bf16 or
-/// f16 on the way; otherwise it must be the table's own type.
+/// naming the id, its position and V, for an id outside [0, V), whose row is zero on a GPU, where
+/// the next wait for it throws; ShapeError, DTypeError or DeviceError for operands that do not fit.
+/// `out_dtype` rounds the rows of an f32 table to bf16 or f16 on the way; otherwise it must be the
+/// table's own type.
 Tensor embedding(const Tensor& table, const Tensor& ids,
                  std::optional<DType> out_dtype = std::nullopt);
 

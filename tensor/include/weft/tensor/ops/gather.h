@@ -5,8 +5,9 @@
 namespace weft {
 
 // Reading and adding at places that a tensor of indices (i64 or i32) names. An index outside its
-// axis (negative ones as well) throws IndexError, naming the index and its position; shapes, types
-// or devices that do not fit throw ShapeError, DTypeError or DeviceError.
+// axis (negative ones as well) throws IndexError, naming the index and its position; on a GPU the
+// next wait for it throws, and the index gives zero or is passed over. Shapes, types or devices
+// that do not fit throw ShapeError, DTypeError or DeviceError.
 
 /// Picks along `axis`: y[i, j, k] = x[i, index[i, j, k], k] for axis 1. `index` has the rank of x
 /// and along the other axes at most its sizes; y has the shape of `index` and the type of x.

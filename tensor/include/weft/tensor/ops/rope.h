@@ -17,8 +17,9 @@ struct RopeOptions {
   int64_t rotary_begin = 0;  ///< first channel that turns
   int64_t rotary_dim = 0;    ///< R, even; 0 means all channels from rotary_begin on
   int64_t offset = 0;        ///< position of the first token, where `positions` is undefined
-  Tensor positions = {};     ///< i64 [T] or [B, T], at least 0; read on the CPU, best kept there
-  Tensor table = {};         ///< see rope_table(); undefined means the cached one of theta and R
+  int64_t stride = 1;     ///< from one token's position to the next, where `positions` is undefined
+  Tensor positions = {};  ///< i64 [T] or [B, T], at least 0; see below for where to keep them
+  Tensor table = {};      ///< see rope_table(); undefined means the cached one of theta and R
 };
 
 /// [positions, R], row p: the cosines of its R/2 angles, then their sines. f32 or f64.
@@ -27,6 +28,8 @@ Tensor rope_table(double theta, int64_t rotary_dim, int64_t positions, DType dty
 
 /// x: [B, T, H, D] of a floating type, in any layout. Gives a dense tensor. Throws ShapeError,
 /// DTypeError, ConfigError, and IndexError on a negative position or one beyond `options.table`.
+/// Positions on a GPU are read by the kernel alone where a table is given, and the next wait for
+/// the GPU throws the IndexError; without a table they are copied to the CPU first.
 Tensor rope(const Tensor& x, const RopeOptions& options = {});
 
 /// The gradient of x, given dy = that of rope(x): turns back.
