@@ -91,7 +91,8 @@ void RecordedGraph::record(Stream stream, const std::function<void()>& work) {
   } catch (const CaptureError&) {
     throw;
   } catch (const std::exception& error) {
-    if (!capture.is_broken()) throw;  // it has nothing to do with graphs
+    const bool failed = dynamic_cast<const CudaError*>(&error) != nullptr || capture.is_broken();
+    if (!failed) throw;  // it has nothing to do with graphs
     throw_error<CaptureError>("graph: cannot be captured on {}: {}", device_, error.what());
   }
   const auto [status, graph] = capture.end();
