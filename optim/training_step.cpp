@@ -34,8 +34,12 @@ TrainingStep::Result TrainingStep::run(double lr, std::span<const MicroBatch> mi
   const bool wants_graph =
       options_.use_graph && device_.is_cuda() && graph_refusal_.empty() && !profiler::enabled();
   if (!wants_graph) graph_.reset();
-  if (is_replayed() && recorded_versions_ != parameter_versions()) graph_.reset();
+  if (is_replayed() && recorded_places_ != parameter_places()) graph_.reset();
   if (wants_graph && warm_ && !is_replayed()) record();
+  if (!graph_refusal_.empty() && wants_graph) {  // the attempt may have taken the step's count
+    optimizer_.revert_step_count();
+    optimizer_.prepare_step(lr);
+  }
   if (is_replayed()) {
     graph_->replay();
   } else {
@@ -109,7 +113,7 @@ void TrainingStep::record() {
   graph_.emplace(device_);
   try {
     graph_->capture([this] { compute(); });
-    recorded_versions_ = parameter_versions();
+    recorded_places_ = parameter_places();
   } catch (const CaptureError& error) {
     graph_refusal_ = error.what();
     optimizer_.zero_grad();  // they lie in memory of the graph
@@ -117,11 +121,11 @@ void TrainingStep::record() {
   }
 }
 
-uint64_t TrainingStep::parameter_versions() const {
-  uint64_t total = 0;
+std::vector<const void*> TrainingStep::parameter_places() const {
+  std::vector<const void*> places;
   for (const autograd::NamedParameter& named : optimizer_.parameters())
-    total += named.parameter.data().version();
-  return total;
+    places.push_back(named.parameter.data().raw_data());
+  return places;
 }
 
 }  // namespace weft::optim

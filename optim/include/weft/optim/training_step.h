@@ -65,7 +65,7 @@ class TrainingStep {
   void load(std::span<const MicroBatch> micro_batches);
   void compute();
   void record();
-  uint64_t parameter_versions() const;
+  std::vector<const void*> parameter_places() const;
 
   Optimizer& optimizer_;
   const Device device_;
@@ -78,8 +78,8 @@ class TrainingStep {
   Tensor outcome_;  // f64 [2]: loss and norm
 
   std::optional<Graph> graph_;
-  uint64_t recorded_versions_ = 0;  // of the parameters, as the recording left them
-  bool warm_ = false;               // a step ran, so that libraries have chosen their kernels
+  std::vector<const void*> recorded_places_;  // where the recording found the parameters
+  bool warm_ = false;  // a step ran, so that libraries have chosen their kernels
   std::string graph_refusal_;
 };
 
