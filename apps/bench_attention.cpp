@@ -155,11 +155,6 @@ Json row_of(const AttentionBenchPoint& point, const AttentionBenchResult& first,
   };
 }
 
-/// "16 threads", or the GPU.
-std::string describe_machine(Device device) {
-  return device.is_cpu() ? fmt::format("{} threads", num_threads()) : describe_device(device);
-}
-
 std::string text_of(const Json& rows, const Settings& settings) {
   std::vector<std::vector<std::string>> lines = {{"attention", "length", "fwd ms", "bwd ms",
                                                   "decode ms", "GFLOP fwd", "% matmul", "ps/FLOP",

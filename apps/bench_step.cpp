@@ -8,6 +8,7 @@
 
 #include "weft/attention/attention_backend.h"
 #include "weft/tensor/allocator.h"
+#include "weft/tensor/device_info.h"
 #include "weft/tensor/ops/random.h"
 #include "weft/tensor/parallel.h"
 
@@ -49,10 +50,7 @@ struct StepBenchOptions {
     options.add("steps", &steps, "timed steps; the median counts", {1, 1 << 20});
     options.add("warmup", &warmup, "steps before that", {0, 1 << 20});
     options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
-    options.add("device", &device, "auto, cpu, cuda or cuda:N");
-    options.add("attention-backend", &attention_backend,
-                "whose kernels compute full attention; reference keeps all scores in memory",
-                {"automatic", "cudnn", "weft", "reference"});
+    add_device_options(options, &device, &attention_backend, /*in_config=*/true);
     options.add("format", &format, "of the result on stdout", {"text", "csv", "json"});
     add_profile_option(options, &profile);
     optimizer.add_to(options);
@@ -124,9 +122,10 @@ int bench_step(const std::vector<std::string>& arguments) {
       {"params", model->num_parameters()},
       {"loss", loss},
       {"device", to_string(device)},
+      {"device_name", device_info(device).name},
       {"graph", training_step.is_replayed()},
       {"attention", config.model.attention},
-      {"dtype", config.model.dtype},
+      {"dtype", to_string(model->config().compute_dtype)},
       {"n_layers", config.model.n_layers},
       {"d_model", config.model.d_model},
       {"n_heads", config.model.n_heads},
@@ -145,10 +144,10 @@ int bench_step(const std::vector<std::string>& arguments) {
   } else {
     std::cout << fmt::format(
         "{:.0f} tokens/s, {:.1f} ms a step (best {:.1f}), {:.3f} TFLOP/s, {:.1f} MB at most, "
-        "{:.2f}M parameters, {} threads\n",
+        "{:.2f}M parameters, {}\n",
         tokens / median, 1e3 * median, 1e3 * seconds.front(), result["tflops"].get<double>(),
         static_cast<double>(peak_memory(device)) * 1e-6,
-        static_cast<double>(model->num_parameters()) * 1e-6, num_threads());
+        static_cast<double>(model->num_parameters()) * 1e-6, describe_machine(device));
   }
   return kDone;
 }

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <limits>
 
+#include "weft/tensor/allocator.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/device_info.h"
 #include "weft/tensor/ops/matmul.h"
 #include "weft/tensor/ops/random.h"
+#include "weft/tensor/parallel.h"
 #include "weft/tensor/stream.h"
 
 namespace weft::apps {
@@ -73,6 +75,10 @@ std::string describe_device(Device device) {
                      static_cast<double>(info.memory_bytes) / (1 << 30));
 }
 
+std::string describe_machine(Device device) {
+  return device.is_cpu() ? fmt::format("{} threads", num_threads()) : describe_device(device);
+}
+
 double measure_product_rate(DType dtype, Device device) {
   constexpr int64_t kCpuSize = 768, kGpuSize = 8192, kSmallest = 512;
   int64_t size = device.is_cpu() ? kCpuSize : kGpuSize;
@@ -80,7 +86,10 @@ double measure_product_rate(DType dtype, Device device) {
     try {
       const double flops =
           2.0 * static_cast<double>(size) * static_cast<double>(size) * static_cast<double>(size);
-      return flops / fastest_product(size, dtype, device);
+      const double rate = flops / fastest_product(size, dtype, device);
+      // Large blocks that nothing later fits into.
+      if (device.is_cuda()) allocator(device).empty_cache();
+      return rate;
     } catch (const OutOfMemoryError&) {
       if (size / 2 < kSmallest) throw;
     }

@@ -22,8 +22,11 @@ Device resolve_device(const std::string& name);
 /// "cuda:0 (NVIDIA H100 80GB HBM3, 79.2 GiB)", "cpu".
 std::string describe_device(Device device);
 
+/// "16 threads", or the GPU: what a time was taken on.
+std::string describe_machine(Device device);
+
 /// FLOP/s of a matrix product of this type that is large enough to reach the device's rate: what
-/// shares of its speed are measured against.
+/// shares of its speed are measured against. On a GPU, gives all cached memory back to the driver.
 double measure_product_rate(DType dtype, Device device = kCpu);
 
 }  // namespace weft::apps

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "weft/nn/generation.h"
+#include "weft/tensor/allocator.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/compare.h"
 #include "weft/tensor/parallel.h"
@@ -68,6 +69,7 @@ int Trainer::run() {
   StopSignals::note_first();
   run_->begin(steps_done_, config_text_, *data_.tokenizer);
   product_rate_ = measure_product_rate(model_->config().compute_dtype, device_);
+  allocator(device_).reset_peak();  // that of the measurement is not the run's
   loader_.seek(steps_done_);
   model_->train();
   TrainingStep training_step(*model_, *optimizer_, schedule_, config_.optimizer.grad_clip,

@@ -50,7 +50,8 @@ TEST(WithoutAGpu, CudaIsOneClearErrorInEveryCommand) {
   for (const Arguments& command :
        {train_arguments("builtin:stories", folder / "other"),
         train_arguments("builtin:stories", folder / "other", {"--dry-run"}),
-        Arguments{"eval", "--run", run}, Arguments{"generate", "--run", run}, bench_arguments()}) {
+        Arguments{"eval", "--run", run}, Arguments{"generate", "--run", run}, bench_arguments(),
+        Arguments{"bench", "step"}}) {
     for (const char* const device : {"cuda", "cuda:1"}) {
       const Outcome outcome = weft(joined(command, {"--device", device}));
       EXPECT_EQ(outcome.code, 1) << command[0];
@@ -92,6 +93,16 @@ TEST(Profile, IsATableInAFileOrOnStderr) {
   EXPECT_EQ(nowhere.code, 2);
   EXPECT_TRUE(nowhere.err.find("--profile") != std::string::npos) << nowhere.err;
   EXPECT_FALSE(std::filesystem::exists(folder / "d"));
+}
+
+TEST(Profile, OfABenchLeavesOutTheWarmUp) {
+  const Outcome outcome =
+      weft({"bench", "step", "--n-layers", "1", "--d-model", "32", "--n-heads", "2", "--seq-len",
+            "16", "--batch-size", "2", "--steps", "3", "--format", "json", "--profile"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const auto result = parse_json(outcome);
+  EXPECT_EQ(result.at("device"), "cpu");
+  EXPECT_THAT(outcome.err, testing::ContainsRegex("model.layers.0 +3 "));
 }
 
 TEST(ProductRate, IsThatOfTheDevice) {
@@ -142,6 +153,10 @@ TEST_F(OnGpu, AutoTakesIt) {
   EXPECT_EQ(rows.at(0).at("device_name"), device_info(kGpu).name);
   for (const char* const key : {"fwd_ms", "bwd_ms", "decode_ms", "peak_bytes", "kept_bytes"})
     EXPECT_GT(rows.at(0).at(key).get<double>(), 0) << key;
+  const auto step = parse_json(weft(
+      {"bench", "step", "--n-layers", "1", "--d-model", "32", "--n-heads", "2", "--format", "json"},
+      {.gpu = true}));
+  EXPECT_EQ(step.at("device"), "cuda:0");
   const Outcome plan = weft(train("run", {"--dry-run"}), {.gpu = true});
   EXPECT_EQ(plan.code, 0) << plan.err;
   EXPECT_THAT(plan.err, HasSubstr(device_info(kGpu).name));
