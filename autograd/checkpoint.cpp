@@ -62,7 +62,7 @@ std::vector<Variable> checkpoint(
   std::vector<SavedTensor> saved;
   std::vector<bool> wants_grad;
   for (const Variable& input : inputs) {
-    saved.emplace_back(input.data());
+    saved.emplace_back(input);
     wants_grad.push_back(input.requires_grad());
   }
   // Parameters are read by the function without being inputs, so the call is recorded even if no

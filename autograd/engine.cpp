@@ -14,7 +14,8 @@
 
 namespace weft::autograd {
 
-const Tensor& SavedTensor::get() const {
+Tensor SavedTensor::get() const {
+  if (recomputation_ != nullptr) return (*recomputation_)();
   WEFT_CHECK(
       !tensor_.defined() || tensor_.version() == version_, AutogradError,
       "backward: {} was changed in place after a function saved it (version {}, saved at {})",

@@ -36,6 +36,16 @@ const std::shared_ptr<GradMeta>& Variable::grad_meta() const {
   return impl_->meta;
 }
 
+void Variable::set_recomputation(std::function<Tensor()> compute) {
+  WEFT_CHECK(defined(), AutogradError, "variable: undefined");
+  impl_->recomputation = std::make_shared<const std::function<Tensor()>>(std::move(compute));
+}
+
+const std::shared_ptr<const std::function<Tensor()>>& Variable::recomputation() const {
+  WEFT_CHECK(defined(), AutogradError, "variable: undefined");
+  return impl_->recomputation;
+}
+
 void Variable::set_data(Tensor data) {
   WEFT_CHECK(is_leaf(), AutogradError,
              "set_data: the variable was computed by '{}'; only leaves can be replaced",

@@ -52,6 +52,10 @@ Variable maybe_dropout(const Variable& x, double p, Generator* generator) {
   return autograd::dropout(x, p, *generator);
 }
 
+std::vector<Generator*> generators_of(Generator* generator) {
+  return generator == nullptr ? std::vector<Generator*>() : std::vector<Generator*>{generator};
+}
+
 }  // namespace
 
 void validate(const DecoderConfig& config) {
@@ -82,14 +86,16 @@ DecoderBlock::DecoderBlock(const DecoderConfig& config, std::unique_ptr<Sequence
           register_module<RMSNorm>("post_attention_layernorm", config.d_model, config.norm_eps)),
       mlp_(register_module<SwigluMlp>(
           "mlp", config.d_model, config.d_ff, generator,
-          MlpInit{.std = config.init_std, .output_std = residual_std(config)})) {}
+          MlpInit{.std = config.init_std, .output_std = residual_std(config)})),
+      recompute_(config.recompute) {}
 
 namespace {
 
 /// norm(stream + pending), and the sum as the new stream.
-RMSNorm::WithResidual add_and_norm(RMSNorm& norm, const DecoderBlock::Residual& x) {
-  if (!x.pending.defined()) return {x.stream, norm.forward(x.stream)};
-  return norm.forward_with_residual(x.pending, x.stream);
+RMSNorm::WithResidual add_and_norm(RMSNorm& norm, const DecoderBlock::Residual& x,
+                                   bool recompute = false) {
+  if (!x.pending.defined()) return norm.forward_with_residual(x.stream, {}, recompute);
+  return norm.forward_with_residual(x.pending, x.stream, recompute);
 }
 
 }  // namespace
@@ -100,11 +106,13 @@ DecoderBlock::Residual DecoderBlock::run(const Residual& x, Mix&& mix, Mlp&& mlp
     const profiler::Range range(name);
     return part();
   };
+  // Where the block is computed again as a whole, its norms need not be once more.
+  const bool recompute_norms = recompute_ == Recompute::norms || recompute_ == Recompute::attention;
   const auto [stream, normed] =
-      timed("input_layernorm", [&] { return add_and_norm(input_layernorm_, x); });
+      timed("input_layernorm", [&] { return add_and_norm(input_layernorm_, x, recompute_norms); });
   const Variable mixed = timed("self_attn", [&, &in = normed] { return mix(in); });
   const auto [after_mixer, normed_again] = timed("post_attention_layernorm", [&, &out = stream] {
-    return add_and_norm(post_attention_layernorm_, {out, mixed});
+    return add_and_norm(post_attention_layernorm_, {out, mixed}, recompute_norms);
   });
   return {after_mixer, timed("mlp", [&, &in = normed_again] { return mlp(in); })};
 }
@@ -112,8 +120,16 @@ DecoderBlock::Residual DecoderBlock::run(const Residual& x, Mix&& mix, Mlp&& mlp
 DecoderBlock::Residual DecoderBlock::forward(const Residual& x, const MixerContext& context,
                                              double dropout) {
   const auto drop = [&](const Variable& y) { return maybe_dropout(y, dropout, context.generator); };
+  const auto mix = [&](const Variable& in) {
+    if (recompute_ != Recompute::attention) return mixer_.forward(in, context);
+    return autograd::checkpoint(
+        [this, context](const std::vector<Variable>& again) -> std::vector<Variable> {
+          return {mixer_.forward(again[0], context)};
+        },
+        {in}, generators_of(context.generator))[0];
+  };
   return run(
-      x, [&](const Variable& in) { return drop(mixer_.forward(in, context)); },
+      x, [&](const Variable& in) { return drop(mix(in)); },
       [&](const Variable& in) { return drop(mlp_.forward(in)); });
 }
 
@@ -185,15 +201,13 @@ Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {
   DecoderBlock::Residual x{maybe_dropout(embed(tokens), dropout, generator), {}};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     DecoderBlock* const block = blocks_[i];
-    if (config_.recompute == Recompute::none || !autograd::grad_enabled()) {
+    if (config_.recompute != Recompute::block || !autograd::grad_enabled()) {
       const profiler::Range range(layer_name(i));
       x = block->forward(x, context, dropout);
       continue;
     }
     std::vector<Variable> inputs = {x.stream};
     if (x.pending.defined()) inputs.push_back(x.pending);
-    std::vector<Generator*> generators;
-    if (generator != nullptr) generators.push_back(generator);
     const auto outputs = autograd::checkpoint(
         [block, i, context, dropout](const std::vector<Variable>& in) -> std::vector<Variable> {
           const profiler::Range range(layer_name(i));
@@ -201,7 +215,7 @@ Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {
               block->forward({in[0], in.size() > 1 ? in[1] : Variable()}, context, dropout);
           return {stream, pending};
         },
-        inputs, generators);
+        inputs, generators_of(generator));
     x = {outputs[0], outputs[1]};
   }
   const profiler::Range range("model.norm");

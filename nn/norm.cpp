@@ -30,8 +30,9 @@ Variable RMSNorm::forward(const Variable& x) {
   return autograd::rms_norm(x, weight, eps_);
 }
 
-RMSNorm::WithResidual RMSNorm::forward_with_residual(const Variable& x, const Variable& residual) {
-  auto [sum, normed] = autograd::rms_norm_residual(x, residual, weight, eps_);
+RMSNorm::WithResidual RMSNorm::forward_with_residual(const Variable& x, const Variable& residual,
+                                                     bool recompute_normed) {
+  auto [sum, normed] = autograd::rms_norm_residual(x, residual, weight, eps_, recompute_normed);
   return {sum, normed};
 }
 

@@ -66,12 +66,24 @@ double RunPlan::estimated_bytes() const {
   const auto hidden = static_cast<double>(shape.d_ff);
   const auto layers = static_cast<double>(shape.n_layers);
   // Kept for backward in each layer: both sums and norms, the mixer's projections and output (about
-  // 4 widths), and the MLP's gate, up and product. While one layer is walked backward, its
-  // gradients stand beside them.
-  const double layer = tokens * element * (8 * width + 3 * hidden);
-  const double kept = shape.recompute == nn::Recompute::block
-                          ? 2 * tokens * element * width * layers + layer
-                          : layer * layers;
+  // 4 widths), and the MLP's gate, up and, on a CPU, product. While one layer is walked backward,
+  // its gradients stand beside them.
+  const double mlp = device.is_cpu() ? 3 * hidden : 2 * hidden;
+  const double layer = tokens * element * (8 * width + mlp);
+  const double kept_of_layer = [&] {
+    switch (shape.recompute) {
+      case nn::Recompute::norms:
+        return 6 * width + mlp;
+      case nn::Recompute::attention:
+        return 2 * width + mlp;
+      case nn::Recompute::block:
+        return 2 * width;
+      default:
+        return 8 * width + mlp;
+    }
+  }();
+  const double recomputed = shape.recompute == nn::Recompute::none ? 0.0 : layer;
+  const double kept = tokens * element * kept_of_layer * layers + recomputed;
   // f32 parameters, gradients and the optimizer's state (two moments, or Muon's one), and bf16
   // copies of the weights.
   const double per_parameter =

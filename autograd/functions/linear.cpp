@@ -15,7 +15,7 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias)
   const bool want_dbias = has_bias && bias.requires_grad();
   return record(
       "linear", std::move(y), {x, weight, bias},
-      [x = want_dweight ? SavedTensor(x.data()) : SavedTensor(),
+      [x = want_dweight ? SavedTensor(x) : SavedTensor(),
        weight = want_dx ? SavedTensor(weight.data()) : SavedTensor(), weight_dtype = weight.dtype(),
        want_dbias,
        bias_dtype = has_bias ? bias.dtype() : DType::f32](const Tensor& dy) -> std::vector<Tensor> {

@@ -21,21 +21,29 @@ Variable rms_norm(const Variable& x, const Variable& gain, double eps) {
 }
 
 RmsNormWithResidual rms_norm_residual(const Variable& x, const Variable& residual,
-                                      const Variable& gain, double eps) {
-  RmsNormResidualResult result =
-      weft::rms_norm_residual(x.data(), residual.data(), gain.data(), eps);
-  const auto outputs =
-      record("rms_norm_residual", {result.sum, result.y}, {x, residual, gain},
-             [sum = SavedTensor(result.sum), gain = SavedTensor(gain.data()),
-              inverse_rms = SavedTensor(result.inverse_rms),
-              want_dgain = gain.requires_grad()](const std::vector<Tensor>& grads) {
-               const Tensor& dsum = grads[0];
-               const Tensor& dy = grads[1];
-               if (!dy.defined()) return std::vector<Tensor>{dsum, dsum, Tensor()};
-               const RmsNormGrads found = rms_norm_backward(dy, sum.get(), gain.get(),
-                                                            inverse_rms.get(), dsum, want_dgain);
-               return std::vector<Tensor>{found.dx, found.dx, found.dgain};
-             });
+                                      const Variable& gain, double eps, bool recompute_y) {
+  RmsNormResidualResult result;
+  if (residual.defined()) {
+    result = weft::rms_norm_residual(x.data(), residual.data(), gain.data(), eps);
+  } else {
+    RmsNormResult of_x = rms_norm_forward(x.data(), gain.data(), eps);
+    result = {x.data(), std::move(of_x.y), std::move(of_x.inverse_rms)};
+  }
+  auto outputs = record("rms_norm_residual", {result.sum, result.y}, {x, residual, gain},
+                        [sum = SavedTensor(result.sum), gain = SavedTensor(gain.data()),
+                         inverse_rms = SavedTensor(result.inverse_rms),
+                         want_dgain = gain.requires_grad()](const std::vector<Tensor>& grads) {
+                          const Tensor& dsum = grads[0];
+                          const Tensor& dy = grads[1];
+                          if (!dy.defined()) return std::vector<Tensor>{dsum, dsum, Tensor()};
+                          const RmsNormGrads found = rms_norm_backward(
+                              dy, sum.get(), gain.get(), inverse_rms.get(), dsum, want_dgain);
+                          return std::vector<Tensor>{found.dx, found.dx, found.dgain};
+                        });
+  if (recompute_y && outputs[1].requires_grad()) {
+    outputs[1].set_recomputation([sum = SavedTensor(result.sum), gain = SavedTensor(gain.data()),
+                                  eps] { return weft::rms_norm(sum.get(), gain.get(), eps); });
+  }
   return {outputs[0], outputs[1]};
 }
 

@@ -5,8 +5,11 @@
 
 #include <gtest/gtest.h>
 
+#include "weft/autograd/functions/arithmetic.h"
+#include "weft/autograd/functions/linear.h"
 #include "weft/autograd/grad_check.h"
 #include "weft/autograd/node.h"
+#include "weft/tensor/allocator.h"
 #include "weft/tensor/error.h"
 #include "weft/tensor/ops/rms_norm.h"
 
@@ -116,6 +119,45 @@ TEST(RmsNormGrad, FrozenGainGetsNone) {
   rms_norm(x, gain).backward(ones({4, 8}));
   EXPECT_TRUE(x.grad().defined());
   EXPECT_FALSE(gain.grad().defined());
+}
+
+TEST(RmsNormGrad, WithoutAResidualTheSumIsTheInput) {
+  const auto result = grad_check(
+      [](const std::vector<Variable>& in) {
+        const auto [sum, y] = rms_norm_residual(in[0], Variable(), in[1], 1e-5);
+        return add(sum, mul(y, y));
+      },
+      {leaf({3, 5}, 1), leaf({5}, 2)});
+  EXPECT_TRUE(result) << result.message;
+}
+
+TEST(RmsNormGrad, RecomputedOutputsAreNotKept) {
+  const Variable x = leaf({64, 256}, 1, DType::f32), residual = leaf({64, 256}, 2, DType::f32);
+  const Variable gain = leaf({256}, 3, DType::f32), weight = leaf({8, 256}, 4, DType::f32);
+  std::vector<std::vector<float>> grads;
+  std::vector<int64_t> kept;
+  for (const bool recompute : {false, true}) {
+    const int64_t start = allocator(kCpu).stats().allocated;
+    Variable loss;
+    {
+      auto [sum, y] = rms_norm_residual(x, residual, gain, 1e-5, recompute);
+      EXPECT_EQ(y.recomputation() != nullptr, recompute);
+      loss = linear(y, weight, {});
+    }
+    kept.push_back(allocator(kCpu).stats().allocated - start);
+    for (int time = 0; time < 2; ++time) loss.backward(ones({64, 8}), /*retain_graph=*/true);
+    for (Variable leaf : {x, residual, gain, weight}) {
+      grads.push_back(leaf.grad().to_vector<float>());
+      leaf.zero_grad();
+    }
+  }
+  EXPECT_LE(kept[1] + 64 * 256 * 4, kept[0]);
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(grads[i], grads[4 + i]) << i;
+
+  Variable changed = leaf({256}, 3, DType::f32);
+  const Variable loss = linear(rms_norm_residual(x, residual, changed, 1e-5, true).y, weight, {});
+  changed.mutable_data().fill_(2);
+  EXPECT_THROW(loss.backward(ones({64, 8})), AutogradError);
 }
 
 }  // namespace

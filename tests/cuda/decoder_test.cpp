@@ -139,9 +139,10 @@ TEST_P(DecoderOnGpu, ScoresAsOnTheCpu) {
 
 TEST_P(DecoderOnGpu, BackwardAsOnTheCpu) {
   for (const DType dtype : {DType::f64, DType::f32}) {
-    for (const Recompute recompute : {Recompute::none, Recompute::block}) {
-      SCOPED_TRACE(std::string(to_string(dtype)) +
-                   (recompute == Recompute::block ? ", recomputed" : ""));
+    for (const Recompute recompute :
+         {Recompute::none, Recompute::norms, Recompute::attention, Recompute::block}) {
+      SCOPED_TRACE(std::string(to_string(dtype)) + ", recompute " +
+                   std::to_string(static_cast<int>(recompute)));
       const auto model = make_model(GetParam(), dtype);
       const auto on = make_model_on(kGpu, GetParam(), dtype, recompute);
       const Tensor tokens = random_tokens(1), targets = random_tokens(2);

@@ -1,13 +1,16 @@
 #include "weft/nn/decoder.h"
 
 #include <cmath>
+#include <limits>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "weft/autograd/grad_check.h"
 #include "weft/nn/loss.h"
+#include "weft/tensor/allocator.h"
 #include "weft/tensor/error.h"
+#include "weft/tensor/ops/random.h"
 
 #include "shift_mixer.h"
 
@@ -29,6 +32,9 @@ Tensor tokens_of(std::vector<int64_t> ids, int64_t batch) {
   const auto count = static_cast<int64_t>(ids.size());
   return from_vector(ids, {batch, count / batch});
 }
+
+constexpr Recompute kEveryRecompute[] = {Recompute::none, Recompute::norms, Recompute::attention,
+                                         Recompute::block};
 
 TEST(Decoder, NamesParametersAsHuggingFaceDoes) {
   std::vector<std::string> names;
@@ -96,7 +102,7 @@ TEST(Decoder, LossIsTheCrossEntropyOfTheLogits) {
 }
 
 TEST(Decoder, GradientsOfEveryParameter) {
-  for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+  for (const Recompute recompute : kEveryRecompute) {
     DecoderConfig config = small_config();
     config.compute_dtype = DType::f64;
     config.recompute = recompute;
@@ -112,8 +118,8 @@ TEST(Decoder, GradientsOfEveryParameter) {
 }
 
 TEST(Decoder, RecomputingGivesTheSameBits) {
-  std::vector<std::vector<float>> grads[2];
-  for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+  std::vector<std::vector<float>> expected;
+  for (const Recompute recompute : kEveryRecompute) {
     DecoderConfig config = small_config();
     config.recompute = recompute;
     config.dropout = 0.3;
@@ -121,11 +127,37 @@ TEST(Decoder, RecomputingGivesTheSameBits) {
     Generator generator(9);
     const Tensor tokens = tokens_of({1, 2, 3, 4, 5, 6}, 2);
     model->loss(tokens, tokens, &generator).backward();
+    std::vector<std::vector<float>> grads;
     for (const Variable& parameter : model->parameters()) {
-      grads[recompute == Recompute::block].push_back(parameter.grad().to_vector<float>());
+      grads.push_back(parameter.grad().to_vector<float>());
     }
+    if (recompute == Recompute::none) expected = grads;
+    EXPECT_EQ(grads, expected);
   }
-  EXPECT_EQ(grads[0], grads[1]);
+}
+
+TEST(Decoder, RecomputingKeepsLess) {
+  Generator generator(2);
+  const Tensor tokens = randint(0, 11, {8, 32}, generator);
+  int64_t before = std::numeric_limits<int64_t>::max();
+  for (const Recompute recompute : kEveryRecompute) {
+    DecoderConfig config = small_config();
+    config.recompute = recompute;
+    const auto model = make_decoder(config);
+    const int64_t start = allocator(kCpu).stats().allocated;
+    const Variable loss = model->loss(tokens, tokens);
+    const int64_t kept = allocator(kCpu).stats().allocated - start;
+    EXPECT_LT(kept, before) << static_cast<int>(recompute);
+    before = kept;
+  }
+}
+
+TEST(Decoder, LossOfAScaleIsThatTimesTheSum) {
+  const auto model = make_decoder(small_config());
+  const Tensor tokens = tokens_of({1, 2, 3, 4, 5, 6}, 2);
+  const float mean = model->loss(tokens, tokens).data().item<float>();
+  EXPECT_NEAR(model->loss(tokens, tokens, nullptr, scalar(0.5)).data().item<float>(), 3 * mean,
+              1e-5 * mean);
 }
 
 TEST(Decoder, CachedLogitsEqualTheForwardPassFromEveryPrefill) {

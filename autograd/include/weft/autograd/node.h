@@ -28,22 +28,30 @@ struct Node {
 };
 
 /// A tensor kept for backward. Remembers the version of the storage and refuses to give back
-/// damaged values.
+/// damaged values. Of a variable that can be computed again it keeps how, and get() does it.
 class SavedTensor {
  public:
   SavedTensor() = default;
   SavedTensor(const Tensor& tensor)  // NOLINT: made implicitly in lambda captures
       : tensor_(tensor), version_(tensor.defined() ? tensor.version() : 0) {}
+  explicit SavedTensor(const Variable& variable) {
+    if (variable.recomputation() != nullptr) {
+      recomputation_ = variable.recomputation();
+    } else {
+      *this = SavedTensor(variable.data());
+    }
+  }
 
-  bool defined() const { return tensor_.defined(); }
+  bool defined() const { return tensor_.defined() || recomputation_ != nullptr; }
   /// Throws AutogradError when the tensor was changed in place since it was saved.
-  const Tensor& get() const;
+  Tensor get() const;
   /// Whether `tensor` lies in the memory that was saved, unchanged since. Does not read it.
   bool is(const Tensor& tensor) const;
 
  private:
   Tensor tensor_;
   uint64_t version_ = 0;
+  std::shared_ptr<const std::function<Tensor()>> recomputation_;
 };
 
 /// Whether a call with these inputs must be recorded: gradients are enabled and one of them asks

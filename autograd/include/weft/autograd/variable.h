@@ -79,12 +79,20 @@ class Variable {
   /// The same value, cut off from the record.
   Variable detach() const;
 
+  /// Says how the value can be computed again, to the bit, from what is kept anyway: functions that
+  /// would keep it for their backward may then keep `compute` instead. That must not hold the
+  /// value.
+  void set_recomputation(std::function<Tensor()> compute);
+  /// Null where there is none.
+  const std::shared_ptr<const std::function<Tensor()>>& recomputation() const;
+
   const std::shared_ptr<GradMeta>& grad_meta() const;
 
  private:
   struct Impl {
     Tensor data;
     std::shared_ptr<GradMeta> meta;
+    std::shared_ptr<const std::function<Tensor()>> recomputation;
   };
   std::shared_ptr<Impl> impl_;
 

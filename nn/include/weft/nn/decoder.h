@@ -14,8 +14,13 @@
 
 namespace weft::nn {
 
-/// What backward computes again instead of keeping.
-enum class Recompute { none, block };
+/// What backward computes again instead of keeping; each includes those before it.
+enum class Recompute {
+  none,
+  norms,      ///< the outputs of the blocks' norms, in one pass each
+  attention,  ///< all that lies between the input and the output of the sequence mixers
+  block,      ///< all of a block
+};
 
 /// Shape of a decoder language model; the sequence mixers bring their own options.
 struct DecoderConfig {
@@ -69,6 +74,7 @@ class DecoderBlock final : public Module {
   SequenceMixer& mixer_;
   RMSNorm& post_attention_layernorm_;
   SwigluMlp& mlp_;
+  Recompute recompute_;
 };
 
 /// Caches of all layers of a decoder, for a batch of sequences of equal length.

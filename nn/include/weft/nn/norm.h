@@ -13,12 +13,14 @@ class RMSNorm final : public Layer {
   Variable forward(const Variable& x) override;
 
   /// The pre-norm residual pattern in one pass over memory: sum = x + residual, normed =
-  /// forward(sum).
+  /// forward(sum). Without a residual (undefined) sum = x. With `recompute_normed` backward
+  /// computes `normed` again rather than have its readers keep it.
   struct WithResidual {
     Variable sum;
     Variable normed;
   };
-  WithResidual forward_with_residual(const Variable& x, const Variable& residual);
+  WithResidual forward_with_residual(const Variable& x, const Variable& residual,
+                                     bool recompute_normed = false);
   std::string describe() const override;
 
   Variable weight;
