@@ -15,13 +15,13 @@ template <class Unit, class Index>
 __global__ void __launch_bounds__(kThreads)
     copy_rows(const Unit* __restrict__ table, int64_t stride, int64_t vocabulary,
               const Index* __restrict__ ids, int64_t count, Unit* __restrict__ out, int64_t length,
-              Fault* fault) {
+              Fault* fault, const char* op) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (row >= count) return;
   const int64_t id = ids[row];
   const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(vocabulary);
   if (!valid && threadIdx.x % 32 == 0) {
-    report_fault(fault, FaultKind::index, "embedding", id, vocabulary);
+    report_fault(fault, FaultKind::index, op, id, vocabulary);
   }
   const Unit* const from = table + (valid ? id : 0) * stride;
   Unit* const to = out + row * length;
@@ -43,13 +43,13 @@ template <class T, int kWidth, class Index>
 __global__ void __launch_bounds__(kThreads)
     round_rows(const float* __restrict__ table, int64_t stride, int64_t vocabulary,
                const Index* __restrict__ ids, int64_t count, T* __restrict__ out, int64_t length,
-               Fault* fault) {
+               Fault* fault, const char* op) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
   if (row >= count) return;
   const int64_t id = ids[row];
   const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(vocabulary);
   if (!valid && threadIdx.x % 32 == 0) {
-    report_fault(fault, FaultKind::index, "embedding", id, vocabulary);
+    report_fault(fault, FaultKind::index, op, id, vocabulary);
   }
   const float* const from = table + (valid ? id : 0) * stride;
   T* const to = out + row * length;
@@ -69,7 +69,7 @@ void launch_round_rows(const Tensor& table, const Tensor& ids, Tensor& out, Stre
   launch("embedding", stream, {blocks, kThreads},
          aligned ? round_rows<T, kPackWidth<T>, Index> : round_rows<T, 1, Index>,
          table.data<float>(), table.strides()[0], table.size(0), ids.data<Index>(), ids.numel(),
-         out.data<T>(), table.size(1), fault_slot(stream.device()));
+         out.data<T>(), table.size(1), fault_slot(stream.device()), "embedding");
 }
 
 }  // namespace
@@ -94,7 +94,7 @@ void embedding_cuda(const Tensor& table, const Tensor& ids, Tensor& out, Stream 
       launch("embedding", stream, {blocks, kThreads}, copy_rows<Unit, Index>,
              static_cast<const Unit*>(table.raw_data()), stride_bytes / kBytes, table.size(0),
              ids.data<Index>(), ids.numel(), static_cast<Unit*>(out.raw_data()), row_bytes / kBytes,
-             fault_slot(stream.device()));
+             fault_slot(stream.device()), "embedding");
     };
     if (addresses % 16 == 0) {
       run.template operator()<uint4>();

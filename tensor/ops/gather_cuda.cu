@@ -36,7 +36,7 @@ template <class Unit, class Index>
 __global__ void __launch_bounds__(kThreads)
     gather_kernel(const IndexMap<3> map, uint32_t positions, Unit* __restrict__ out,
                   const Index* __restrict__ index, const Unit* __restrict__ x, int64_t step,
-                  int64_t size, Fault* fault) {
+                  int64_t size, Fault* fault, const char* op) {
   const uint32_t position = blockIdx.x * kThreads + threadIdx.x;
   if (position >= positions) return;
   const auto offsets = map.offsets(position);
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
   if (static_cast<uint64_t>(place) < static_cast<uint64_t>(size)) {
     value = x[offsets.of[2] + place * step];
   } else {
-    report_fault(fault, FaultKind::index, "gather", place, size);
+    report_fault(fault, FaultKind::index, op, place, size);
   }
   out[offsets.of[0]] = value;
 }
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
     scatter_add_lines(const IndexMap<3> map, uint32_t lines, T* __restrict__ x,
                       const Index* __restrict__ index, const T* __restrict__ source, int64_t length,
                       int64_t size, int64_t step, int64_t index_step, int64_t source_step,
-                      Fault* fault) {
+                      Fault* fault, const char* op) {
   const uint32_t line = blockIdx.x * kThreads + threadIdx.x;
   if (line >= lines) return;
   const auto offsets = map.offsets(line);
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads)
     if (static_cast<uint64_t>(place) < static_cast<uint64_t>(size)) {
       to[place * step] += from[j * source_step];
     } else {
-      report_fault(fault, FaultKind::index, "scatter_add", place, size);
+      report_fault(fault, FaultKind::index, op, place, size);
     }
   }
 }
@@ -120,7 +120,7 @@ void gather_cuda(const Tensor& x, int axis, const Tensor& index, Tensor& out, St
                                  gather_kernel<Unit, Index>, index_map(part, 1), positions,
                                  at<Unit>(out.raw_data(), first[0]), index.data<Index>() + first[1],
                                  static_cast<const Unit*>(at<Unit>(x.raw_data(), first[2])), step,
-                                 x.shape()[axis], fault_slot(stream.device()));
+                                 x.shape()[axis], fault_slot(stream.device()), "gather");
                         });
     });
   });
@@ -157,7 +157,7 @@ void scatter_add_cuda(Tensor& x, int axis, const Tensor& index, const Tensor& so
                  scatter_add_lines<T, Index>, index_map(part, 1), count, x.data<T>() + first[0],
                  index.data<Index>() + first[1], source.data<T>() + first[2], length,
                  x.shape()[axis], step, index.strides()[axis], source.strides()[axis],
-                 fault_slot(stream.device()));
+                 fault_slot(stream.device()), "scatter_add");
         });
   };
   dispatch_index(index.dtype(), "scatter_add", [&]<class Index>() {

@@ -23,7 +23,8 @@ struct Turn {
   int64_t row_strides[2];
   int64_t first_row, row_step;
   Fault* fault;
-  A sign;  // of the sines
+  const char* op;  // an address of the host
+  A sign;          // of the sines
 };
 
 /// A thread takes kWidth pairs of channels of kHeads heads, or kWidth channels to be copied.
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
   int64_t row = p.rows == nullptr ? p.first_row + t * p.row_step
                                   : p.rows[b * p.row_strides[0] + t * p.row_strides[1]];
   if (row < 0 || row >= p.table_rows) {
-    report_fault(p.fault, FaultKind::index, "rope", row, p.table_rows);
+    report_fault(p.fault, FaultKind::index, p.op, row, p.table_rows);
     row = row < 0 ? 0 : p.table_rows - 1;
   }
   const int64_t channel = p.begin + pack * kWidth;
@@ -121,6 +122,7 @@ void rope_cuda(RopeParams& params, Stream stream) {
               .first_row = params.first_row,
               .row_step = params.row_step,
               .fault = fault_slot(stream.device()),
+              .op = "rope",
               .sign = params.inverse ? A(-1) : A(1)};
     if (p.rows != nullptr) {
       p.row_strides[0] = params.rows.strides()[0];
