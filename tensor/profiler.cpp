@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
 #include "weft/tensor/stream.h"
 
 #if defined(WEFT_HAVE_CUDA) && __has_include(<nvtx3/nvToolsExt.h>)
@@ -223,7 +224,8 @@ int current_module() noexcept {
 
 void Range::begin(RangeKind kind, std::string_view name, Device device, int module) {
   Profile* const here = mine();
-  if (here == nullptr || device != here->device()) return;
+  // What is captured runs later, so that events around it would have no time.
+  if (here == nullptr || device != here->device() || is_capturing()) return;
   here->begin(kind, name, module);
   open_ = true;
 }

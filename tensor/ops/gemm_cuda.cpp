@@ -360,6 +360,7 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
       return inner > 1 ? loop.strides[operand][last] : 0;
     };
     cuda::DeviceContext& context = cuda::device_context(stream.device());
+    const cuda::DeviceGuard guard(stream.device().index);  // the library works on the current one
 
     PlanKey key{.device = stream.device().index,
                 .dtype = left.dtype(),

@@ -219,6 +219,17 @@ TEST_F(OnGpu, EveryKindOfStepRuns) {
   }
 }
 
+TEST_F(OnGpu, AnotherThanTheFirstServesAsWell) {
+  if (!is_available({DeviceType::cuda, 1})) GTEST_SKIP() << "there is one GPU";
+  const ProcessOptions all{.timeout = 300, .gpu = true};
+  ASSERT_EQ(weft(train("cpu")).code, 0);
+  const Outcome outcome = weft(train("gpu", {"--device", "cuda:1"}), all);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  expect_close_losses("gpu", "cpu", 1e-3);
+  const Outcome text = weft({"generate", "--run", path("gpu"), "--device", "cuda:1"}, all);
+  EXPECT_EQ(text.code, 0) << text.err;
+}
+
 TEST_F(OnGpu, RetrievalSuitesRun) {
   ASSERT_EQ(on_gpu(train_arguments("builtin:recall", folder_ / "run", {"--seq-len", "128"})).code,
             0);

@@ -298,6 +298,23 @@ TEST_F(DecodersOnGpu, BlocksAreChosenAsOnTheCpu) {
   }
 }
 
+TEST_F(DecodersOnGpu, ASecondGpuComputesTheSame) {
+  const Device second{DeviceType::cuda, 1};
+  if (!is_available(second)) GTEST_SKIP() << unavailable_reason(second);
+  for (const Case& variant : all_cases()) {
+    SCOPED_TRACE(variant.name);
+    const auto model = make_model(variant), on = make_model_on(second, variant);
+    EXPECT_EQ(on->device(), second);
+    const Tensor tokens = random_tokens(1);
+    const Tensor logits = on->logits(tokens).data();
+    EXPECT_EQ(logits.device(), second);
+    EXPECT_LE(relative_error(logits, model->logits(tokens).data()), 1e-4);
+    optim::AdamW optimizer = make_optimizer(*model), optimizer_on = make_optimizer(*on);
+    const double expected = train(*model, optimizer, 0, 3).back();
+    EXPECT_NEAR(train(*on, optimizer_on, 0, 3).back(), expected, 1e-4 * expected);
+  }
+}
+
 TEST_F(DecodersOnGpu, ATokenOutsideTheTableIsAnIndexError) {
   const auto on = make_model_on(kGpu, {"full", "full"});
   const Tensor bad = from_vector<int64_t>({1, kVocab, 2}, {1, 3});
