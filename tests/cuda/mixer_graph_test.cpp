@@ -1,5 +1,9 @@
 // Every mechanism in a graph of the GPU: forward and backward, captured once and replayed on other
 // input, give what they give when they run at once.
+#include <utility>
+
+#include "weft/attention/kernels/block_selection.h"
+#include "weft/attention/selection_operations.h"
 #include "weft/nn/decoder.h"
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/graph.h"
@@ -79,6 +83,55 @@ TEST_P(MixerInAGraph, TrainsAsOutside) {
 
 TEST_P(MixerInAGraph, TrainsAsOutsideOnLongSequences) {
   expect_the_same_in_a_graph(256, 1024, DType::bf16);
+}
+
+class KernelsInAGraph : public testing::OnGpu {};
+
+TEST_F(KernelsInAGraph, ChooseBlocksWithoutTheHost) {
+  struct Problem {
+    Tensor q, k, lse;
+    Selection choose(const BlockSelectionOptions& options) const {
+      return select_blocks(q, k, lse, 0, q.size(1), options);
+    }
+  };
+  const BlockSelectionOptions options{.compression_block = 32,
+                                      .compression_stride = 16,
+                                      .key_block = 64,
+                                      .count = 16,
+                                      .query_tile = 4};
+  const auto make = [](int64_t tokens, uint64_t seed) {
+    const int64_t compressed = (tokens - 32) / 16 + 1;
+    return Problem{random_tensor({2, tokens, 4, 64}, DType::f32, seed).to(kGpu),
+                   random_tensor({2, compressed, 2, 64}, DType::f32, seed + 1).to(kGpu),
+                   random_tensor({2, 4, tokens}, DType::f32, seed + 2).to(kGpu)};
+  };
+  // The second takes less shared memory, above what need not be asked for, of the same kernel.
+  Problem first = make(4100, 1), second = make(1500, 4);
+  first.choose(options);
+  Graph graph(kGpu);
+  Selection long_lists = second.choose(options), short_lists = second.choose(options);
+  graph.capture([&] {
+    long_lists = first.choose(options);
+    short_lists = second.choose(options);
+  });
+  const Problem next = make(4100, 7), next_second = make(1500, 10);
+  const Selection expected = next.choose(options), expected_second = next_second.choose(options);
+  const auto put = [](Problem& to, const Problem& from) {
+    to.q.copy_(from.q);
+    to.k.copy_(from.k);
+    to.lse.copy_(from.lse);
+  };
+  put(first, next);
+  put(second, next_second);
+  graph.replay();
+  for (const auto& [found, wanted] :
+       {std::pair(&long_lists, &expected), std::pair(&short_lists, &expected_second)}) {
+    EXPECT_EQ(found->offsets().to_vector<int64_t>(), wanted->offsets().to_vector<int64_t>());
+    EXPECT_EQ(found->blocks().to_vector<int32_t>(), wanted->blocks().to_vector<int32_t>());
+    EXPECT_EQ(found->room(), wanted->total());
+    EXPECT_EQ(transposed(*found).offsets().to_vector<int64_t>(),
+              transposed(wanted->to(kCpu)).offsets().to_vector<int64_t>());
+  }
 }
 
 class ModelInAGraph : public testing::OnGpu {};
