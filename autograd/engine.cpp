@@ -123,16 +123,38 @@ Tensor run_hooks(const GradMeta& meta, Tensor grad) {
   return grad;
 }
 
+/// Whether nobody but a function's gradients holds their memory, together they are all of it, and
+/// all are for leaves. Then each can become the gradient of its leaf without a copy: they keep no
+/// more alive than is used.
+bool can_be_kept(const std::vector<Tensor>& grads,
+                 const std::vector<std::shared_ptr<GradMeta>>& inputs) {
+  if (grads.empty() || !grads[0].defined()) return false;
+  for (const auto& input : inputs) {
+    if (input == nullptr || input->producer != nullptr) return false;
+  }
+  const std::shared_ptr<Storage>& storage = grads[0].storage();
+  int64_t end = 0;
+  for (const Tensor& grad : grads) {  // one behind the other
+    if (!grad.defined() || grad.storage() != storage || !grad.is_contiguous() ||
+        grad.offset() != end)
+      return false;
+    end += grad.numel();
+  }
+  return static_cast<size_t>(end) * size_of(grads[0].dtype()) == storage->bytes() &&
+         storage.use_count() == static_cast<int64_t>(grads.size());
+}
+
 /// Adds to the gradient of a leaf (or a variable that retains it). The stored tensor is never
-/// shared with the graph, so that later additions can happen in place.
-void accumulate(GradMeta& meta, const Tensor& grad) {
+/// shared with the graph, so that later additions can happen in place. `owned` says that nothing
+/// else refers to `grad`, though it may be a part of something larger.
+void accumulate(GradMeta& meta, const Tensor& grad, bool owned = false) {
   if (!meta.grad.defined()) {
     // A part of something larger would keep all of that alive.
     const bool is_whole =
         static_cast<size_t>(grad.numel()) * size_of(grad.dtype()) == grad.storage()->bytes();
-    const bool sole_owner = grad.storage().use_count() == 1 && is_whole && grad.is_contiguous() &&
-                            grad.dtype() == meta.dtype;
-    meta.grad = sole_owner ? grad : grad.to(meta.dtype).clone();
+    const bool sole_owner = grad.storage().use_count() == 1 && is_whole && grad.is_contiguous();
+    meta.grad =
+        (owned || sole_owner) && grad.dtype() == meta.dtype ? grad : grad.to(meta.dtype).clone();
   } else {
     add_(meta.grad, grad);
   }
@@ -197,13 +219,14 @@ void backward(const std::vector<Variable>& roots, const std::vector<Tensor>& gra
   std::vector<std::pair<std::shared_ptr<GradMeta>, GradAccumulator>> leaves;
   std::unordered_map<const GradMeta*, size_t> leaf_index;
 
-  const auto deliver = [&](const std::shared_ptr<GradMeta>& meta, const Tensor& grad) {
+  const auto deliver = [&](const std::shared_ptr<GradMeta>& meta, const Tensor& grad,
+                           bool owned = false) {
     if (meta->producer != nullptr) {
       OutputGrads& grads = pending[meta->producer.get()];
       grads.resize(std::max(grads.size(), meta->producer->outputs.size()));
       grads[static_cast<size_t>(meta->output_index)].add(grad);
     } else if (meta->hooks.empty()) {
-      accumulate(*meta, grad);
+      accumulate(*meta, grad, owned);
     } else {  // hooks see the complete gradient, once
       const auto [position, is_new] = leaf_index.emplace(meta.get(), leaves.size());
       if (is_new) leaves.emplace_back(meta, GradAccumulator());
@@ -251,6 +274,7 @@ void backward(const std::vector<Variable>& roots, const std::vector<Tensor>& gra
     WEFT_CHECK(input_grads.size() == node->inputs.size(), AutogradError,
                "backward: '{}' returned {} gradients for {} inputs", node->name, input_grads.size(),
                node->inputs.size());
+    const bool owned = can_be_kept(input_grads, node->inputs);
     for (size_t i = 0; i < input_grads.size(); ++i) {
       const std::shared_ptr<GradMeta>& input = node->inputs[i];
       if (input == nullptr || !input_grads[i].defined()) continue;
@@ -258,7 +282,7 @@ void backward(const std::vector<Variable>& roots, const std::vector<Tensor>& gra
                  "backward: '{}' returned gradient {} for input {} of shape {}", node->name,
                  input_grads[i], i, input->shape);
       const Tensor grad = std::move(input_grads[i]);
-      deliver(input, grad);
+      deliver(input, grad, owned);
     }
     if (!retain_graph) {
       node->backward = nullptr;

@@ -37,6 +37,12 @@ std::string layer_name(size_t layer) {
   return profiler::enabled() ? fmt::format("model.layers.{}", layer) : std::string();
 }
 
+/// Whether passes over memory are computed again one by one; where a block is as a whole, they need
+/// not be once more.
+bool recomputes_passes(Recompute recompute) {
+  return recompute == Recompute::elementwise || recompute == Recompute::attention;
+}
+
 double residual_std(const DecoderConfig& config) {
   return config.init_std / std::sqrt(2.0 * static_cast<double>(config.n_layers));
 }
@@ -86,7 +92,8 @@ DecoderBlock::DecoderBlock(const DecoderConfig& config, std::unique_ptr<Sequence
           register_module<RMSNorm>("post_attention_layernorm", config.d_model, config.norm_eps)),
       mlp_(register_module<SwigluMlp>(
           "mlp", config.d_model, config.d_ff, generator,
-          MlpInit{.std = config.init_std, .output_std = residual_std(config)})),
+          MlpInit{.std = config.init_std, .output_std = residual_std(config)},
+          recomputes_passes(config.recompute))),
       recompute_(config.recompute) {}
 
 namespace {
@@ -106,8 +113,7 @@ DecoderBlock::Residual DecoderBlock::run(const Residual& x, Mix&& mix, Mlp&& mlp
     const profiler::Range range(name);
     return part();
   };
-  // Where the block is computed again as a whole, its norms need not be once more.
-  const bool recompute_norms = recompute_ == Recompute::norms || recompute_ == Recompute::attention;
+  const bool recompute_norms = recomputes_passes(recompute_);
   const auto [stream, normed] =
       timed("input_layernorm", [&] { return add_and_norm(input_layernorm_, x, recompute_norms); });
   const Variable mixed = timed("self_attn", [&, &in = normed] { return mix(in); });

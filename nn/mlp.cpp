@@ -8,7 +8,8 @@
 
 namespace weft::nn {
 
-SwigluMlp::SwigluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init)
+SwigluMlp::SwigluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init,
+                     bool recompute_activation)
     : Layer("SwigluMlp"),
       gate_proj_(register_module<Linear>("gate_proj", features, hidden, generator,
                                          LinearOptions{.bias = false, .init_std = init.std})),
@@ -16,7 +17,8 @@ SwigluMlp::SwigluMlp(int64_t features, int64_t hidden, Generator& generator, con
                                        LinearOptions{.bias = false, .init_std = init.std})),
       down_proj_(
           register_module<Linear>("down_proj", hidden, features, generator,
-                                  LinearOptions{.bias = false, .init_std = init.output_std})) {
+                                  LinearOptions{.bias = false, .init_std = init.output_std})),
+      recompute_activation_(recompute_activation) {
   // On a GPU one product serves both projections; their parameters stay separate by name.
   std::vector<Variable> weights = {gate_proj_.weight, up_proj_.weight};
   autograd::pack_storage(weights);
@@ -27,7 +29,8 @@ Variable SwigluMlp::forward(const Variable& x) {
   if (x.device().is_cpu()) return down_proj_(autograd::swiglu(gate_proj_(x), up_proj_(x)));
   const Variable packed =
       autograd::linear(x, autograd::join_rows({gate_proj_.weight, up_proj_.weight}));
-  return autograd::swiglu_linear(packed, down_proj_.weight);
+  if (recompute_activation_) return autograd::swiglu_linear(packed, down_proj_.weight);
+  return down_proj_(autograd::swiglu_packed(packed));
 }
 
 GeluMlp::GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init)

@@ -41,7 +41,7 @@ void ModelOptions::add_to(Options& options) {
       "f16 trains with a loss scale that adapts itself",
       {"auto", "f32", "bf16", "f16"});
   options.add("recompute", &recompute, "what backward computes again to save memory",
-              {"none", "norms", "attention", "block"});
+              {"none", "elementwise", "attention", "block"});
 }
 
 nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size, Device device) const {
@@ -55,10 +55,10 @@ nn::DecoderConfig ModelOptions::decoder_config(int64_t vocab_size, Device device
   config.tie_embeddings = tie_embeddings;
   config.init_std = init_std;
   config.compute_dtype = dtype == "auto" ? fastest_dtype(device) : parse_dtype(dtype);
-  config.recompute = recompute == "block"       ? nn::Recompute::block
-                     : recompute == "attention" ? nn::Recompute::attention
-                     : recompute == "norms"     ? nn::Recompute::norms
-                                                : nn::Recompute::none;
+  config.recompute = recompute == "block"         ? nn::Recompute::block
+                     : recompute == "attention"   ? nn::Recompute::attention
+                     : recompute == "elementwise" ? nn::Recompute::elementwise
+                                                  : nn::Recompute::none;
   nn::validate(config);
   return config;
 }

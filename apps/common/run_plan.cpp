@@ -66,13 +66,14 @@ double RunPlan::estimated_bytes() const {
   const auto hidden = static_cast<double>(shape.d_ff);
   const auto layers = static_cast<double>(shape.n_layers);
   // Kept for backward in each layer: both sums and norms, the mixer's projections and output (about
-  // 4 widths), and the MLP's gate, up and, on a CPU, product. While one layer is walked backward,
-  // its gradients stand beside them.
-  const double mlp = device.is_cpu() ? 3 * hidden : 2 * hidden;
+  // 4 widths), and the MLP's gate, up and product. While one layer is walked backward, its
+  // gradients stand beside them.
+  const double mlp =
+      shape.recompute == nn::Recompute::none || device.is_cpu() ? 3 * hidden : 2 * hidden;
   const double layer = tokens * element * (8 * width + mlp);
   const double kept_of_layer = [&] {
     switch (shape.recompute) {
-      case nn::Recompute::norms:
+      case nn::Recompute::elementwise:
         return 6 * width + mlp;
       case nn::Recompute::attention:
         return 2 * width + mlp;

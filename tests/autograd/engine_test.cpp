@@ -55,14 +55,28 @@ std::vector<double> grad_of(const Variable& v) {
 
 TEST(Backward, GradientsOfLeavesKeepNothingLargerAlive) {
   const Variable a(ones({2, 3}), true);
-  const Variable b(ones({4, 3}), true);
-  record("joined", ones({6, 3}), {a, b}, [](const Tensor& dy) {
-    return mul(dy, 2.0).split(std::vector<int64_t>{2, 4}, 0);
-  }).backward(ones({6, 3}));
-  for (const Variable& leaf : {a, b}) {
-    EXPECT_EQ(leaf.grad().to_vector<float>(),
-              std::vector<float>(static_cast<size_t>(leaf.numel()), 2.0f));
-    EXPECT_EQ(leaf.grad().storage()->bytes(), static_cast<size_t>(leaf.numel()) * 4);
+  const Variable b(ones({3, 3}), true);
+  for (const bool all_are_kept : {false, true}) {
+    const Variable c(ones({1, 3}), all_are_kept);
+    Tensor seen;  // holds a gradient elsewhere
+    const auto run = [&](bool look) {
+      record("joined", ones({6, 3}), {a, b, c}, [&, look](const Tensor& dy) {
+        const Tensor all = mul(dy, 2.0);
+        if (look) seen = all;
+        return all.split(std::vector<int64_t>{2, 3, 1}, 0);
+      }).backward(ones({6, 3}));
+    };
+    for (const bool look : {false, true}) {
+      run(look);
+      for (Variable leaf : {a, b}) {
+        EXPECT_EQ(leaf.grad().to_vector<float>(),
+                  std::vector<float>(static_cast<size_t>(leaf.numel()), 2.0f));
+        // Together they may be all of it, if nothing else is.
+        const auto bytes = static_cast<size_t>(all_are_kept && !look ? 18 : leaf.numel()) * 4;
+        EXPECT_EQ(leaf.grad().storage()->bytes(), bytes);
+        leaf.zero_grad();
+      }
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "weft/autograd/functions/linear.h"
 #include "weft/autograd/grad_check.h"
 
 #include "random_tensor.h"
@@ -63,6 +64,19 @@ TEST(JoinRows, AdjacentWeightsAreNotCopied) {
   EXPECT_TRUE(same_bits(weights[0].grad(), grad.slice(0, 0, 3)));
   EXPECT_TRUE(same_bits(weights[1].grad(), grad.slice(0, 3, 5)));
   EXPECT_TRUE(same_bits(weights[2].grad(), grad.slice(0, 5, 9)));
+  // The caller's gradient was copied; one that nobody else holds is taken as it is.
+  EXPECT_NE(weights[0].grad().storage(), grad.storage());
+  for (Variable& weight : weights) weight.zero_grad();
+  const Variable x(random_tensor({6, 5}, DType::f64, 9));
+  linear(x, join_rows(weights), {}).backward(random_tensor({6, 9}, DType::f64, 10));
+  EXPECT_EQ(weights[0].grad().storage(), weights[2].grad().storage());
+  std::vector<Tensor> packed;
+  for (Variable& weight : weights) {
+    packed.push_back(weight.grad());
+    weight.zero_grad();
+  }
+  linear(x, cat(weights, 0), {}).backward(random_tensor({6, 9}, DType::f64, 10));
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(same_bits(weights[i].grad(), packed[i]));
   // An optimizer's write through one weight is seen in the whole.
   weights[1].mutable_data().fill_(7);
   EXPECT_EQ(join_rows(weights).data().select(0, 4).to_vector<double>()[0], 7);

@@ -140,7 +140,7 @@ TEST_P(DecoderOnGpu, ScoresAsOnTheCpu) {
 TEST_P(DecoderOnGpu, BackwardAsOnTheCpu) {
   for (const DType dtype : {DType::f64, DType::f32}) {
     for (const Recompute recompute :
-         {Recompute::none, Recompute::norms, Recompute::attention, Recompute::block}) {
+         {Recompute::none, Recompute::elementwise, Recompute::attention, Recompute::block}) {
       SCOPED_TRACE(std::string(to_string(dtype)) + ", recompute " +
                    std::to_string(static_cast<int>(recompute)));
       const auto model = make_model(GetParam(), dtype);

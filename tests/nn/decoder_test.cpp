@@ -33,8 +33,8 @@ Tensor tokens_of(std::vector<int64_t> ids, int64_t batch) {
   return from_vector(ids, {batch, count / batch});
 }
 
-constexpr Recompute kEveryRecompute[] = {Recompute::none, Recompute::norms, Recompute::attention,
-                                         Recompute::block};
+constexpr Recompute kEveryRecompute[] = {Recompute::none, Recompute::elementwise,
+                                         Recompute::attention, Recompute::block};
 
 TEST(Decoder, NamesParametersAsHuggingFaceDoes) {
   std::vector<std::string> names;

@@ -17,9 +17,10 @@ namespace weft::nn {
 /// What backward computes again instead of keeping; each includes those before it.
 enum class Recompute {
   none,
-  norms,      ///< the outputs of the blocks' norms, in one pass each
-  attention,  ///< all that lies between the input and the output of the sequence mixers
-  block,      ///< all of a block
+  elementwise,  ///< what a pass over memory gives: outputs of the blocks' norms and, on a GPU, of
+                ///< the MLP's activation
+  attention,    ///< all that lies between the input and the output of the sequence mixers
+  block,        ///< all of a block
 };
 
 /// Shape of a decoder language model; the sequence mixers bring their own options.

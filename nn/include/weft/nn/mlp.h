@@ -16,13 +16,17 @@ struct MlpInit {
 /// Hugging Face's Llama.
 class SwigluMlp final : public Layer {
  public:
-  SwigluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {});
+  /// With `recompute_activation` backward computes silu(gate(x)) * up(x) again on a GPU, in the
+  /// pass that it makes over gate and up anyway, rather than keep it.
+  SwigluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {},
+            bool recompute_activation = false);
   Variable forward(const Variable& x) override;
 
  private:
   Linear& gate_proj_;
   Linear& up_proj_;
   Linear& down_proj_;
+  bool recompute_activation_;
 };
 
 /// down(gelu(up(x))) with biases. Children up_proj and down_proj.
