@@ -1,8 +1,10 @@
 #include "cuda/graph.h"
 
+#include <algorithm>
 #include <exception>
-#include <string>
+#include <map>
 #include <utility>
+#include <vector>
 
 #include "weft/tensor/check.h"
 #include "weft/tensor/graph.h"
@@ -60,6 +62,36 @@ class Capture {
   GraphMemory& memory_;
 };
 
+std::vector<cudaGraphNode_t> nodes_of(cudaGraph_t graph) {
+  size_t count = 0;
+  WEFT_CUDA_CHECK(cudaGraphGetNodes(graph, nullptr, &count));
+  std::vector<cudaGraphNode_t> nodes(count);
+  if (count > 0) WEFT_CUDA_CHECK(cudaGraphGetNodes(graph, nodes.data(), &count));
+  return nodes;
+}
+
+/// Lets every kernel have as much shared memory as any of its nodes asks for. The limit belongs to
+/// the kernel, and a launch that needs less has lowered it since an earlier one was captured.
+void restore_shared_memory(const std::vector<cudaGraphNode_t>& nodes) {
+  std::map<void*, size_t> most;  // bytes by kernel
+  for (const cudaGraphNode_t node : nodes) {
+    cudaGraphNodeType type = cudaGraphNodeTypeEmpty;
+    cudaKernelNodeParams params{};
+    if (cudaGraphNodeGetType(node, &type) != cudaSuccess || type != cudaGraphNodeTypeKernel ||
+        cudaGraphKernelNodeGetParams(node, &params) != cudaSuccess)
+      continue;  // kernels of libraries show no parameters, and see to this themselves
+    size_t& bytes = most[params.func];
+    bytes = std::max<size_t>(bytes, params.sharedMemBytes);
+  }
+  for (const auto& [kernel, bytes] : most) {
+    constexpr size_t kPlainBytes = size_t{48} << 10;  // need not be asked for
+    if (bytes > kPlainBytes)
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(bytes));
+  }
+  cudaGetLastError();
+}
+
 }  // namespace
 
 RecordedGraph::RecordedGraph(Device device, const std::function<void()>& work) : device_(device) {
@@ -99,14 +131,14 @@ void RecordedGraph::record(Stream stream, const std::function<void()>& work) {
   WEFT_CHECK(status == cudaSuccess && graph != nullptr, CaptureError,
              "graph: cannot be captured on {}: {} ({})", device_, cudaGetErrorName(status),
              cudaGetErrorString(status));
-  size_t nodes = 0;
-  WEFT_CUDA_CHECK(cudaGraphGetNodes(graph.get(), nullptr, &nodes));
-  nodes_ = static_cast<int64_t>(nodes);
+  const std::vector<cudaGraphNode_t> nodes = nodes_of(graph.get());
+  nodes_ = std::ssize(nodes);
+  restore_shared_memory(nodes);
   cudaGraphExec_t executable = nullptr;
   const cudaError_t made = cudaGraphInstantiate(&executable, graph.get(), 0);
   if (made != cudaSuccess) cudaGetLastError();
   WEFT_CHECK(made == cudaSuccess, CaptureError, "graph: {} nodes cannot be prepared on {}: {} ({})",
-             nodes, device_, cudaGetErrorName(made), cudaGetErrorString(made));
+             nodes_, device_, cudaGetErrorName(made), cudaGetErrorString(made));
   executable_.reset(executable);
   WEFT_CUDA_CHECK(cudaGraphUpload(executable, native(stream)));
 }
