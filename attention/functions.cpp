@@ -74,13 +74,24 @@ Variable gated_sum(const std::vector<Variable>& branches, const Variable& logits
                 });
 }
 
+namespace {
+
+/// Queries and keys of packed [B, T, width], which lie side by side: [B, T, heads, D].
+Tensor queries_and_keys(const Tensor& packed, const QkvSplit& split) {
+  const int64_t heads = split.heads + split.kv_heads;
+  return packed.slice(2, 0, heads * split.head_dim)
+      .view({packed.size(0), packed.size(1), heads, split.head_dim});
+}
+
+}  // namespace
+
 Variable packed_attention(const Variable& packed, const QkvSplit& split, int64_t position,
                           double rope_theta, const FlashAttentionOptions& options) {
-  Qkv x = split_qkv(packed.data(), split);
+  const Qkv x = split_qkv(packed.data(), split);
   const RopeOptions rope{.theta = rope_theta, .offset = position};
   if (rope_theta > 0) {
-    rope_(x.q, rope);
-    rope_(x.k, rope);
+    Tensor turned = queries_and_keys(packed.data(), split);
+    rope_(turned, rope);
   }
   const FlashAttentionOutput out = flash_attention_forward(x.q, x.k, x.v, options);
   const Shape merged{packed.size(0), packed.size(1), split.heads * split.dv()};
@@ -95,8 +106,8 @@ Variable packed_attention(const Variable& packed, const QkvSplit& split, int64_t
         flash_attention_backward_into(grads, dout.reshape(o.get().shape()), x.q, x.k, x.v, o.get(),
                                       lse.get(), options);
         if (rope.theta > 0) {
-          rope_into(grads.dq, grads.dq, rope, /*inverse=*/true);
-          rope_into(grads.dk, grads.dk, rope, /*inverse=*/true);
+          Tensor turned = queries_and_keys(dpacked, split);
+          rope_into(turned, turned, rope, /*inverse=*/true);
         }
         return {dpacked};
       });

@@ -1,3 +1,6 @@
+#include "weft/tensor/error.h"
+
+#include "cuda/index_math.h"
 #include "ops/rope_kernels.h"
 #include "ops/rows_cuda.cuh"
 
@@ -8,7 +11,7 @@ using namespace cuda;
 
 constexpr int kThreads = 256;
 /// Heads that a thread turns by angles it has read once.
-constexpr int kHeads = 4;
+constexpr int kHeads = 2;
 
 template <class T>
 struct Turn {
@@ -16,7 +19,9 @@ struct Turn {
   const T* in;
   T* out;
   int64_t in_strides[3], out_strides[3];  // of batch, token and head
-  int64_t tokens, heads, units;
+  int64_t heads;
+  uint32_t units;
+  FastDivisor packs, groups, tokens;  // the digits of a unit, the first the fastest
   const A* table;
   int64_t table_rows, half, begin, channels;
   const int64_t* rows;  // may be null
@@ -31,22 +36,20 @@ struct Turn {
 template <class T, int kWidth>
 __global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
   using A = accumulator_t<T>;
-  const int64_t unit = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const uint32_t unit = blockIdx.x * kThreads + threadIdx.x;
   if (unit >= p.units) return;
-  const int64_t pairs = p.half / kWidth;
-  // In place, the channels that do not turn stay.
-  const int64_t copied = p.in == p.out ? 0 : p.channels / kWidth - 2 * pairs;
-  const int64_t pack = unit % (pairs + copied);
-  const int64_t groups = ceil_div(p.heads, kHeads);
-  const int64_t rest = unit / (pairs + copied);
-  const int64_t head = rest % groups * kHeads;
-  const int64_t b = rest / groups / p.tokens;
-  const int64_t t = rest / groups % p.tokens;
+  const auto pairs = static_cast<uint32_t>(p.half / kWidth);
+  uint32_t rest = p.packs.quotient(unit);
+  const uint32_t pack = unit - rest * p.packs.divisor;
+  const uint32_t per_group = p.groups.quotient(rest);
+  const int64_t head = int64_t{rest - per_group * p.groups.divisor} * kHeads;
+  const int64_t b = p.tokens.quotient(per_group);
+  const int64_t t = per_group - b * p.tokens.divisor;
   const T* const in = p.in + b * p.in_strides[0] + t * p.in_strides[1] + head * p.in_strides[2];
   T* const out = p.out + b * p.out_strides[0] + t * p.out_strides[1] + head * p.out_strides[2];
   const int64_t left = p.heads - head;
   if (pack >= pairs) {
-    int64_t channel = (pack - pairs) * kWidth;
+    int64_t channel = int64_t{pack - pairs} * kWidth;
     if (channel >= p.begin) channel += 2 * p.half;
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
@@ -63,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
     report_fault(p.fault, FaultKind::index, p.op, row, p.table_rows);
     row = row < 0 ? 0 : p.table_rows - 1;
   }
-  const int64_t channel = p.begin + pack * kWidth;
+  const int64_t channel = p.begin + int64_t{pack} * kWidth;
   Pack<T, kWidth> low[kHeads];
   Pack<T, kWidth> high[kHeads];
 #pragma unroll
@@ -75,7 +78,7 @@ __global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
   }
   A cosines[kWidth];
   A sines[kWidth];
-  const A* const angles = p.table + row * 2 * p.half + pack * kWidth;
+  const A* const angles = p.table + row * 2 * p.half + int64_t{pack} * kWidth;
   load_values<kWidth>(angles, cosines);
   load_values<kWidth>(angles + p.half, sines);
 #pragma unroll
@@ -109,9 +112,11 @@ void rope_cuda(RopeParams& params, Stream stream) {
               .out = params.out.data<T>(),
               .in_strides = {in[0], in[1], in[2]},
               .out_strides = {out[0], out[1], out[2]},
-              .tokens = x.size(1),
               .heads = x.size(2),
               .units = 0,
+              .packs = {},
+              .groups = {},
+              .tokens = {},
               .table = params.table.data<A>(),
               .table_rows = params.table.size(0),
               .half = params.table.size(1) / 2,
@@ -134,9 +139,19 @@ void rope_cuda(RopeParams& params, Stream stream) {
     const bool aligned = steps % kWidth == 0 && is_aligned(p.in, 0) && is_aligned(p.out, 0) &&
                          is_aligned(p.table, 0);
     const int width = aligned ? kWidth : 1;
+    // In place, the channels that do not turn stay.
     const int64_t kept = p.in == p.out ? 2 * p.half : p.channels;
     const int64_t packs = (kept - p.half) / width;
-    p.units = x.size(0) * p.tokens * ceil_div(p.heads, kHeads) * packs;
+    const int64_t groups = ceil_div(p.heads, kHeads);
+    const int64_t units = x.size(0) * x.size(1) * groups * packs;
+    if (units == 0) return;
+    if (units >= int64_t{1} << 31) {
+      throw ShapeError("rope: takes tensors of fewer than 2^31 pairs of channels on a GPU");
+    }
+    p.units = static_cast<uint32_t>(units);
+    p.packs = FastDivisor(static_cast<uint32_t>(packs));
+    p.groups = FastDivisor(static_cast<uint32_t>(groups));
+    p.tokens = FastDivisor(static_cast<uint32_t>(x.size(1)));
     const LaunchShape shape{blocks_for(p.units, kThreads), kThreads};
     launch("rope", stream, shape, aligned ? turn<T, kWidth> : turn<T, 1>, p);
   });
