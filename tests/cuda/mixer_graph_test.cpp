@@ -134,18 +134,29 @@ TEST_F(KernelsInAGraph, ChooseBlocksWithoutTheHost) {
   }
 }
 
-class ModelInAGraph : public testing::OnGpu {};
+/// A model of two layers of this schedule.
+class ModelInAGraph : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (!is_available(kGpu)) GTEST_SKIP() << unavailable_reason(kGpu);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(All, ModelInAGraph,
+                         ::testing::Values("full,nsa", "asa", "swa,mla", "gla,full"),
+                         [](const auto& info) { return name_of({info.param}); });
 
-TEST_F(ModelInAGraph, LearnsFromOtherTokens) {
-  const nn::DecoderConfig config{.vocab_size = 120,
-                                 .n_layers = 2,
-                                 .d_model = kWidth,
-                                 .d_ff = 96,
-                                 .tie_embeddings = true,
-                                 .compute_dtype = DType::bf16};
+TEST_P(ModelInAGraph, LearnsFromOtherTokens) {
+  const nn::DecoderConfig config{
+      .vocab_size = 120,
+      .n_layers = 2,
+      .d_model = kWidth,
+      .d_ff = 96,
+      .tie_embeddings = true,
+      .compute_dtype = DType::bf16,
+      .recompute = GetParam() == "gla,full" ? nn::Recompute::block : nn::Recompute::none};
   const AttentionConfig attention{
       .shape = {.d_model = kWidth, .n_heads = 4, .n_kv_heads = 2, .n_layers = 2},
-      .schedule = "full,nsa"};
+      .schedule = GetParam()};
   Generator generator(5);
   nn::DecoderLM model(config, make_mixer_factory(attention, generator), generator);
   model.to(kGpu);
