@@ -130,6 +130,33 @@ Variable FullAttention::prefill(const Variable& x, nn::MixerCache& cache) {
                           o_proj_.weight);
 }
 
+bool FullAttention::can_decode(const nn::MixerCache& cache) const {
+  constexpr int64_t kMostPositions = int64_t{1} << 20;  // of shared rotary tables
+  const auto* const all = dynamic_cast<const KvCache*>(&cache);
+  const auto* const last = dynamic_cast<const WindowCache*>(&cache);
+  const bool can = options_.window == 0 ? all != nullptr && all->can_decode(split_)
+                                        : last != nullptr && last->can_decode(split_);
+  return can && (options_.rope_theta == 0 || cache.capacity() <= kMostPositions);
+}
+
+DecodeProduct FullAttention::decode(const DecodeRows& rows, nn::MixerCache& cache,
+                                    const nn::DecodePosition& at) {
+  const autograd::NoGradGuard no_grad;
+  WEFT_CHECK(can_decode(cache), ConfigError, "{}: does not decode with this cache",
+             name_of(options_));
+  const Tensor weight = join_rows({q_proj_.weight, k_proj_.weight, v_proj_.weight}).data();
+  // Weights that are not packed have been joined just now.
+  const bool is_packed = weight.storage() == q_proj_.weight.data().storage();
+  const auto [packed, sum] = decode_linear(rows, weight, at.settled && is_packed);
+  Tensor o;  // [B, H Dv]
+  if (options_.window == 0) {
+    o = static_cast<KvCache&>(cache).decode(packed, split_, options_.rope_theta, at);
+  } else {
+    o = static_cast<WindowCache&>(cache).decode(packed, split_, options_.rope_theta, at);
+  }
+  return {decode_linear({.x = o}, o_proj_.weight.data(), at.settled).y, sum};
+}
+
 namespace {
 
 nn::MixerCost cost_of(const FullAttentionOptions& options, const QkvSplit& split, double tokens,

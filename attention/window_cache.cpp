@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "weft/attention/kv_cache.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/ops/join.h"
 
@@ -47,6 +48,25 @@ Tensor WindowCache::attend(const Tensor& q, const Tensor& k, const Tensor& v) {
   v_.write(v, length_);
   length_ += count;
   return flash_attention_forward(q, keys, values, {.window = window_}).o;
+}
+
+void WindowCache::advance(int64_t tokens) {
+  check_room(length_, tokens, capacity_);
+  length_ += tokens;
+}
+
+bool WindowCache::can_decode(const QkvSplit& split) const {
+  const Tensor& keys = k_.slots();
+  return keys.device().is_cpu() || decodes_at_once(split, keys.dtype(), keys.device());
+}
+
+Tensor WindowCache::decode(const Tensor& packed, const QkvSplit& split, double rope_theta,
+                           const nn::DecodePosition& at) {
+  Tensor& keys = k_.slots();
+  if (!scratch_) scratch_.emplace(keys.size(0), keys.size(2), split, keys.dtype(), keys.device());
+  return decode_attention(packed, split, keys, v_.slots(), at.position,
+                          decode_table(split, rope_theta, capacity_, keys.dtype(), keys.device()),
+                          *scratch_, at.settled);
 }
 
 }  // namespace weft::attention

@@ -13,6 +13,7 @@
 #include "weft/tensor/ops/compare.h"
 #include "weft/tensor/ops/cross_entropy.h"
 #include "weft/tensor/ops/gather.h"
+#include "weft/tensor/ops/next_token.h"
 #include "weft/tensor/profiler.h"
 
 namespace weft::nn {
@@ -148,6 +149,18 @@ DecoderBlock::Residual DecoderBlock::prefill(const Residual& x, MixerCache& cach
       [&](const Variable& in) { return mlp_.forward(in); });
 }
 
+DecodeRows DecoderBlock::decode(DecodeRows rows, MixerCache& cache, const DecodePosition& at) {
+  rows.gain = input_layernorm_.weight.data();
+  rows.eps = input_layernorm_.eps();
+  const DecodeProduct mixed = mixer_.decode(rows, cache, at);
+  const DecodeProduct fed = mlp_.decode({.x = mixed.sum,
+                                         .residual = mixed.y,
+                                         .gain = post_attention_layernorm_.weight.data(),
+                                         .eps = post_attention_layernorm_.eps()},
+                                        at.settled);
+  return {.x = fed.sum, .residual = fed.y};
+}
+
 std::string DecoderBlock::find_non_finite(Residual& x) {
   const auto [stream, normed] = add_and_norm(input_layernorm_, x);
   const Variable mixed = mixer_.forward(normed, {});
@@ -165,6 +178,10 @@ int64_t DecoderCache::bytes() const {
 
 void DecoderCache::reset() {
   for (const auto& layer : layers_) layer->reset();
+}
+
+void DecoderCache::advance(int64_t tokens) {
+  for (const auto& layer : layers_) layer->advance(tokens);
 }
 
 DecoderLM::DecoderLM(const DecoderConfig& config, const MixerFactory& mixers, Generator& generator)
@@ -288,7 +305,7 @@ DecoderCache DecoderLM::make_cache(int64_t batch, int64_t capacity) const {
     layers.push_back(
         block->mixer().make_cache(batch, capacity, config_.compute_dtype, head_weight().device()));
   }
-  return DecoderCache(std::move(layers));
+  return {std::move(layers), batch};
 }
 
 Tensor DecoderLM::prefill(const Tensor& tokens, DecoderCache& cache) {
@@ -310,6 +327,24 @@ Tensor DecoderLM::prefill(const Tensor& tokens, DecoderCache& cache) {
       add_and_norm(*norm_, {last(x.stream), last(x.pending)}).normed;  // [B, 1, E]
   const Tensor logits = autograd::linear(normed, head_weight(), {}).data().select(1, 0);
   return logits.dtype() == DType::f64 ? logits : logits.to(DType::f32);
+}
+
+bool DecoderLM::can_decode(const DecoderCache& cache) const {
+  if (device().is_cuda() && config_.compute_dtype == DType::f64) return false;
+  if (cache.n_layers() != n_layers()) return false;
+  for (int i = 0; i < n_layers(); ++i)
+    if (!mixer(i).can_decode(cache.layer(i))) return false;
+  return true;
+}
+
+Tensor DecoderLM::decode(const Tensor& tokens, DecoderCache& cache, const DecodePosition& at) {
+  const autograd::NoGradGuard no_grad;
+  DecodeRows rows{.x = token_rows(embed_tokens_->weight.data(), tokens, config_.compute_dtype)};
+  for (size_t i = 0; i < blocks_.size(); ++i)
+    rows = blocks_[i]->decode(rows, cache.layer(static_cast<int>(i)), at);
+  rows.gain = norm_->weight.data();
+  rows.eps = norm_->eps();
+  return decode_linear(rows, head_weight().data(), at.settled).y;
 }
 
 double DecoderLM::training_flops_per_token(int64_t sequence_length) const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "weft/nn/decode_loop.h"
 #include "weft/tensor/check.h"
 
 namespace weft::nn {
@@ -63,6 +64,47 @@ int64_t sample_token(std::span<const float> logits, const SamplingOptions& optio
   return candidates[count - 1].token;
 }
 
+namespace {
+
+/// New tokens from which on capturing a graph of the step pays.
+constexpr int64_t kWorthAGraph = 8;
+
+bool replays(const DecoderLM& model, const DecoderCache& cache, const GenerationOptions& options) {
+  return model.device().is_cuda() && options.max_new_tokens >= kWorthAGraph &&
+         model.can_decode(cache);
+}
+
+/// Draws tokens after `first`, the first new one, by replays of the captured step. `draw` takes
+/// logits [1, V], `keep` a token, and tells whether to go on.
+template <class Draw, class Keep>
+void continue_by_replays(DecoderLM& model, DecoderCache& cache, const GenerationOptions& options,
+                         int64_t first, Draw&& draw, Keep&& keep) {
+  DecodeLoop loop(model, cache,
+                  std::clamp<int64_t>(options.vocab_size, 0, model.config().vocab_size));
+  loop.set_tokens({first});
+  const int64_t steps = options.max_new_tokens - 1;
+  if (options.sampling.temperature > 0) {
+    for (int64_t i = 0; i < steps; ++i) {
+      loop.step();
+      const int64_t token = draw(loop.logits());
+      if (!keep(token)) return;
+      loop.set_tokens({token});
+    }
+    return;
+  }
+  for (int64_t i = 0; i < steps; ++i) {
+    // One step ahead, so that the GPU works while the host handles a token. Where the generation
+    // ends early that step was for nothing.
+    while (loop.steps() < std::min(i + 2, steps)) loop.step();
+    const int64_t token = loop.chosen(i)[0];
+    WEFT_CHECK(token >= 0, ConfigError, "generate: none of the {} logits is finite",
+               model.config().vocab_size);
+    if (!keep(token)) return;
+  }
+}
+
+}  // namespace
+
 std::vector<int64_t> generate(DecoderLM& model, std::span<const int64_t> prompt,
                               const GenerationOptions& options, Generator& generator,
                               const std::function<bool(int64_t)>& on_token) {
@@ -80,20 +122,31 @@ std::vector<int64_t> generate(DecoderLM& model, std::span<const int64_t> prompt,
   const auto as_row = [](const std::vector<int64_t>& tokens) {
     return from_vector(tokens, {1, static_cast<int64_t>(tokens.size())});
   };
-  for (int64_t i = 0; i < options.max_new_tokens; ++i) {
-    const Tensor logits = options.use_cache
-                              ? model.prefill(as_row(unseen), cache)
-                              : model.logits(as_row(sequence)).data().select(1, -1);  // [1, V]
+  const auto draw = [&](const Tensor& logits) {  // [1, V]
     const std::vector<float> scores = logits.to_vector<float>();
     const size_t drawn_from = options.vocab_size > 0
                                   ? std::min(scores.size(), static_cast<size_t>(options.vocab_size))
                                   : scores.size();
-    const int64_t token =
-        sample_token(std::span(scores).first(drawn_from), options.sampling, generator);
-    sequence.push_back(token);
+    return sample_token(std::span(scores).first(drawn_from), options.sampling, generator);
+  };
+  /// Whether to go on.
+  const auto keep = [&](int64_t token) {
     generated.push_back(token);
+    return !on_token || on_token(token);
+  };
+  if (options.use_cache && replays(model, cache, options)) {
+    const int64_t first = draw(model.prefill(as_row(sequence), cache));
+    if (keep(first)) continue_by_replays(model, cache, options, first, draw, keep);
+    return generated;
+  }
+  for (int64_t i = 0; i < options.max_new_tokens; ++i) {
+    const Tensor logits = options.use_cache
+                              ? model.prefill(as_row(unseen), cache)
+                              : model.logits(as_row(sequence)).data().select(1, -1);  // [1, V]
+    const int64_t token = draw(logits);
+    sequence.push_back(token);
     unseen = {token};
-    if (on_token && !on_token(token)) break;
+    if (!keep(token)) break;
   }
   return generated;
 }

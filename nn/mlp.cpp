@@ -33,6 +33,12 @@ Variable SwigluMlp::forward(const Variable& x) {
   return down_proj_(autograd::swiglu_packed(packed));
 }
 
+DecodeProduct SwigluMlp::decode(const DecodeRows& rows, bool settled) {
+  const DecodeProduct hidden =
+      decode_swiglu(rows, gate_proj_.weight.data(), up_proj_.weight.data(), settled);
+  return {decode_linear({.x = hidden.y}, down_proj_.weight.data(), settled).y, hidden.sum};
+}
+
 GeluMlp::GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init)
     : Layer("GeluMlp"),
       up_proj_(register_module<Linear>("up_proj", features, hidden, generator,

@@ -21,6 +21,7 @@ const OpTable& op_table() {
     list_layer_norm_ops(table);
     list_linear_ops(table);
     list_matmul_ops(table);
+    list_next_token_ops(table);
     list_pool_ops(table);
     list_random_ops(table);
     list_reduce_ops(table);

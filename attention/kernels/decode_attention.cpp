@@ -5,6 +5,7 @@
 
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
 
 #include "kernels/attention_arguments.h"
 
@@ -118,6 +119,8 @@ Tensor decode_attention(const Tensor& packed, const QkvSplit& split, Tensor& key
   params.counters =
       reinterpret_cast<unsigned*>(const_cast<int32_t*>(scratch.counters_.data<int32_t>()));
   params.settled = settled;
+  for (const Tensor* used : {&table, &scratch.partials_, &scratch.counters_})
+    if (used->defined()) keep_for_capture(*used);
   decode_step_cuda(params, current_stream(packed.device()));
   keys.storage()->bump_version();
   values.storage()->bump_version();

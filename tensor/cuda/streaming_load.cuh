@@ -32,6 +32,9 @@ __device__ __forceinline__ T load_fresh(const T* from) {
   if constexpr (sizeof(T) == 2) {
     const unsigned short bits = __ldcg(reinterpret_cast<const unsigned short*>(from));
     memcpy(&value, &bits, sizeof value);
+  } else if constexpr (sizeof(T) == 8) {
+    const unsigned long long bits = __ldcg(reinterpret_cast<const unsigned long long*>(from));
+    memcpy(&value, &bits, sizeof value);
   } else {
     static_assert(sizeof(T) == 4);
     const unsigned bits = __ldcg(reinterpret_cast<const unsigned*>(from));

@@ -1,6 +1,7 @@
 #include "weft/tensor/ops/decode_linear.h"
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
 #include "weft/tensor/ops/activation.h"
 #include "weft/tensor/ops/arithmetic.h"
 #include "weft/tensor/ops/linear.h"
@@ -54,6 +55,8 @@ bool run_at_once(const DecodeRows& rows, const Tensor& weight, const Tensor& up,
   if (up.defined()) params.up = low_precision_copy(up, x.dtype());
   params.y = empty({x.size(0), weight.size(0)}, x.dtype(), x.device());
   params.settled = settled;
+  for (const Tensor* used : {&params.gain, &params.weight, &params.up})
+    if (used->defined()) keep_for_capture(*used);
   if (!few_rows_product_cuda(params, current_stream(x.device()))) return false;
   product = {params.y, params.sum};
   return true;

@@ -19,6 +19,7 @@ void list_gather_ops(OpTable& table);
 void list_layer_norm_ops(OpTable& table);
 void list_linear_ops(OpTable& table);
 void list_matmul_ops(OpTable& table);
+void list_next_token_ops(OpTable& table);
 void list_pool_ops(OpTable& table);
 void list_random_ops(OpTable& table);
 void list_reduce_ops(OpTable& table);

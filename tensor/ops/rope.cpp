@@ -192,6 +192,17 @@ Tensor rope_table(double theta, int64_t rotary_dim, int64_t positions, DType dty
   return make_table(theta, rotary_dim, positions, nullptr, dtype, device);
 }
 
+Tensor shared_rope_table(double theta, int64_t rotary_dim, int64_t positions, DType dtype,
+                         Device device) {
+  constexpr const char* kOp = "shared_rope_table";
+  check_frequencies(kOp, theta, rotary_dim);
+  WEFT_CHECK(positions >= 0 && positions <= kMaxCachedPositions, ConfigError,
+             "{}: positions must lie in [0, {}], got {}", kOp, kMaxCachedPositions, positions);
+  WEFT_CHECK(dtype == DType::f32 || dtype == DType::f64, DTypeError, "{}: takes f32 or f64, got {}",
+             kOp, dtype);
+  return table_cache().get(theta, rotary_dim, positions, dtype, device);
+}
+
 void rope_into(Tensor& out, const Tensor& x, const RopeOptions& options, bool inverse) {
   const char* const op = inverse ? "rope_backward" : "rope";
   const int64_t rotary_dim = checked_rotary_dim(op, x, options);

@@ -13,6 +13,7 @@
 #include "weft/tensor/ops/layer_norm.h"
 #include "weft/tensor/ops/linear.h"
 #include "weft/tensor/ops/matmul.h"
+#include "weft/tensor/ops/next_token.h"
 #include "weft/tensor/ops/pool.h"
 #include "weft/tensor/ops/random.h"
 #include "weft/tensor/ops/reduce.h"
@@ -185,6 +186,12 @@ void add_lines(test::OpCallers& callers) {
          scatter_add(matrix(dtype), 1, zeros({2, 1}, DType::i64), ones({2, 1}, dtype));
        }},
       {"index_add", [](DType dtype) { index_add(matrix(dtype), 0, targets(), matrix(dtype)); }},
+      {"token_rows", [](DType dtype) { token_rows(matrix(dtype), targets(), DType::f32); }},
+      {"take_largest",
+       [](DType dtype) {
+         TokenState state{.tokens = targets(), .position = zeros({2}, DType::i64), .history = {}};
+         take_largest(matrix(dtype), 4, state);
+       }},
       {"embedding", [](DType dtype) { embedding(matrix(dtype), targets()); }},
       {"embedding_backward", [](DType dtype) { embedding_backward(matrix(dtype), targets(), 3); }},
       {"layer_norm", [](DType dtype) { layer_norm(matrix(dtype), ones({4}, dtype)); }},

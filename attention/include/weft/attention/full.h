@@ -38,6 +38,9 @@ class FullAttention final : public nn::SequenceMixer {
   std::unique_ptr<nn::MixerCache> make_cache(int64_t batch, int64_t capacity, DType dtype,
                                              Device device) const override;
   Variable prefill(const Variable& x, nn::MixerCache& cache) override;
+  bool can_decode(const nn::MixerCache& cache) const override;
+  DecodeProduct decode(const DecodeRows& rows, nn::MixerCache& cache,
+                       const nn::DecodePosition& at) override;
 
   nn::MixerCost forward_cost(int64_t tokens) const override;
   nn::MixerCost step_cost(int64_t context) const override;

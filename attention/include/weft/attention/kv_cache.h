@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "weft/attention/kernels/decode_attention.h"
 #include "weft/nn/sequence_mixer.h"
 #include "weft/tensor/tensor.h"
 
@@ -18,6 +20,14 @@ class KvCache final : public nn::MixerCache {
   int64_t capacity() const override { return k_.size(2); }
   int64_t bytes() const override;
   void reset() override { length_ = 0; }
+  void advance(int64_t tokens) override;
+
+  /// Whether decode() waits for nothing, or runs on the CPU.
+  bool can_decode(const QkvSplit& split) const;
+  /// Appends one token of every sequence at a position that the device knows, and attends to all:
+  /// see decode_attention(). The length stays; call advance().
+  Tensor decode(const Tensor& packed, const QkvSplit& split, double rope_theta,
+                const nn::DecodePosition& at);
 
   /// Appends k [B, T, Hk, D] and v [B, T, Hk, Dv]. Throws ShapeError when the batch differs or they
   /// do not fit, DTypeError when they have another type than the cache.
@@ -28,6 +38,11 @@ class KvCache final : public nn::MixerCache {
  private:
   Tensor k_, v_;  // [B, Hk, capacity, D or Dv]
   int64_t length_ = 0;
+  std::optional<DecodeScratch> scratch_;
 };
+
+/// The rotary table of decode_attention(), or an undefined one for rope_theta = 0.
+Tensor decode_table(const QkvSplit& split, double rope_theta, int64_t positions, DType dtype,
+                    Device device);
 
 }  // namespace weft::attention

@@ -25,6 +25,9 @@ class TokenRing {
   Tensor read(int64_t first, int64_t last) const;
   /// All rows of a sequence of `length` tokens that are there, in no particular order: a view.
   Tensor kept(int64_t length) const;
+  /// All slots, [B, H, rows, D].
+  Tensor& slots() { return data_; }
+  const Tensor& slots() const { return data_; }
 
  private:
   Tensor data_;  // [B, H, rows, D]

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "weft/attention/kernels/decode_attention.h"
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/attention/token_ring.h"
 #include "weft/nn/sequence_mixer.h"
@@ -20,6 +22,14 @@ class WindowCache final : public nn::MixerCache {
   int64_t capacity() const override { return capacity_; }
   int64_t bytes() const override { return k_.bytes() + v_.bytes(); }
   void reset() override { length_ = 0; }
+  void advance(int64_t tokens) override;
+
+  /// Whether decode() waits for nothing, or runs on the CPU.
+  bool can_decode(const QkvSplit& split) const;
+  /// Appends one token of every sequence at a position that the device knows, and attends to the
+  /// window: see decode_attention(). The length stays; call advance().
+  Tensor decode(const Tensor& packed, const QkvSplit& split, double rope_theta,
+                const nn::DecodePosition& at);
 
   /// Appends k [B, T, Hk, D], turned by absolute positions, and v [B, T, Hk, Dv], and attends to
   /// the window of each: q [B, T, H, D] of the same tokens -> [B, T, H, Dv]. Throws ShapeError,
@@ -30,6 +40,7 @@ class WindowCache final : public nn::MixerCache {
   int64_t capacity_, window_;
   TokenRing k_, v_;
   int64_t length_ = 0;
+  std::optional<DecodeScratch> scratch_;
 };
 
 /// `capacity`. Throws ConfigError unless both are at least 1.

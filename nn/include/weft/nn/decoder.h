@@ -58,6 +58,9 @@ class DecoderBlock final : public Module {
   };
   Residual forward(const Residual& x, const MixerContext& context, double dropout);
   Residual prefill(const Residual& x, MixerCache& cache);
+  /// One token of every sequence as SequenceMixer::decode() takes it: the residual stream is x +
+  /// residual of `rows`, whose gain and eps are filled in here.
+  DecodeRows decode(DecodeRows rows, MixerCache& cache, const DecodePosition& at);
 
   /// Which part of the block first gives an infinity or NaN: "self_attn", "mlp", or "" when all is
   /// finite. `x` is replaced by the block's output.
@@ -81,17 +84,23 @@ class DecoderBlock final : public Module {
 /// Caches of all layers of a decoder, for a batch of sequences of equal length.
 class DecoderCache {
  public:
-  explicit DecoderCache(std::vector<std::unique_ptr<MixerCache>> layers)
-      : layers_(std::move(layers)) {}
+  DecoderCache(std::vector<std::unique_ptr<MixerCache>> layers, int64_t batch)
+      : layers_(std::move(layers)), batch_(batch) {}
 
   MixerCache& layer(int index) { return *layers_[static_cast<size_t>(index)]; }
+  const MixerCache& layer(int index) const { return *layers_[static_cast<size_t>(index)]; }
+  int n_layers() const { return static_cast<int>(layers_.size()); }
+  int64_t batch() const { return batch_; }
   int64_t length() const { return layers_.empty() ? 0 : layers_.front()->length(); }
   int64_t capacity() const { return layers_.empty() ? 0 : layers_.front()->capacity(); }
   int64_t bytes() const;
   void reset();
+  /// See MixerCache::advance().
+  void advance(int64_t tokens);
 
  private:
   std::vector<std::unique_ptr<MixerCache>> layers_;
+  int64_t batch_;
 };
 
 /// A Llama-shaped decoder language model: token embedding, pre-norm blocks, final norm, output
@@ -125,6 +134,13 @@ class DecoderLM final : public Module {
   /// Continues the cached sequences by tokens [B, T] and returns the logits after the last one, [B,
   /// V].
   Tensor prefill(const Tensor& tokens, DecoderCache& cache);
+
+  /// Whether decode() takes this cache: all mixers can, and a GPU computes in f32, bf16 or f16.
+  bool can_decode(const DecoderCache& cache) const;
+  /// The step of one token of every sequence, tokens i64 [B], whose position is read from the
+  /// device: see SequenceMixer::decode(). Gives logits [B, V] of compute_dtype. DecodeLoop replays
+  /// it.
+  Tensor decode(const Tensor& tokens, DecoderCache& cache, const DecodePosition& at);
 
   /// The first part of the model whose output for these tokens holds an infinity or NaN, such as
   /// "model.layers.3.self_attn"; "the loss" when all are finite. For telling where a run went

@@ -2,6 +2,7 @@
 
 #include "weft/nn/linear.h"
 #include "weft/nn/module.h"
+#include "weft/tensor/ops/decode_linear.h"
 
 namespace weft::nn {
 
@@ -21,6 +22,8 @@ class SwigluMlp final : public Layer {
   SwigluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {},
             bool recompute_activation = false);
   Variable forward(const Variable& x) override;
+  /// forward() of the normed sum of a few rows [B, E], and that sum. Not recorded.
+  DecodeProduct decode(const DecodeRows& rows, bool settled);
 
  private:
   Linear& gate_proj_;

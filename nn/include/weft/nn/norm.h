@@ -21,6 +21,7 @@ class RMSNorm final : public Layer {
   };
   WithResidual forward_with_residual(const Variable& x, const Variable& residual,
                                      bool recompute_normed = false);
+  double eps() const { return eps_; }
   std::string describe() const override;
 
   Variable weight;

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "weft/nn/module.h"
+#include "weft/tensor/ops/decode_linear.h"
 
 namespace weft::nn {
 
@@ -29,6 +30,16 @@ class MixerCache {
   virtual int64_t bytes() const = 0;
   /// Forgets everything; the memory stays.
   virtual void reset() = 0;
+  /// Counts tokens that SequenceMixer::decode() has appended. Throws NotImplementedError where no
+  /// decode() does.
+  virtual void advance(int64_t tokens);
+};
+
+/// Where a decoding step stands, as a device sees it.
+struct DecodePosition {
+  Tensor position;       ///< i64 [1]: that of the step's tokens, MixerCache::length()
+  bool settled = false;  ///< weights are not being written, and the position and what is cached
+                         ///< only by earlier steps, which are done: kernels may read them ahead
 };
 
 /// What a mixer may know of the call besides the tokens.
@@ -61,6 +72,13 @@ class SequenceMixer : public Module {
   virtual Variable prefill(const Variable& x, MixerCache& cache) = 0;
   /// One token: x [B, 1, E].
   virtual Variable step(const Variable& x, MixerCache& cache) { return prefill(x, cache); }
+
+  /// Whether decode() serves this cache, which this mixer made.
+  virtual bool can_decode(const MixerCache& /*cache*/) const { return false; }
+  /// step() of the normed sum of rows [B, E], with the position read from the device: the call can
+  /// be captured in a graph once it has been made, and its replays decode one token after another.
+  /// The host does not count them: see MixerCache::advance(). Gives [B, E] and the sum.
+  virtual DecodeProduct decode(const DecodeRows& rows, MixerCache& cache, const DecodePosition& at);
 
   /// Forward pass over `tokens` tokens from an empty context; backward costs about twice as much.
   virtual MixerCost forward_cost(int64_t tokens) const = 0;

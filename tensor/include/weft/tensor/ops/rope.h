@@ -26,6 +26,10 @@ struct RopeOptions {
 Tensor rope_table(double theta, int64_t rotary_dim, int64_t positions, DType dtype = DType::f32,
                   Device device = kCpu);
 
+/// The same with at least as many positions, up to 2^20, from the tables that rope() keeps.
+Tensor shared_rope_table(double theta, int64_t rotary_dim, int64_t positions,
+                         DType dtype = DType::f32, Device device = kCpu);
+
 /// x: [B, T, H, D] of a floating type, in any layout. Gives a dense tensor. Throws ShapeError,
 /// DTypeError, ConfigError, and IndexError on a negative position or one beyond `options.table`.
 /// Positions on a GPU are read by the kernel alone where a table is given, and the next wait for
