@@ -19,6 +19,7 @@ struct Benchmark {
 
 constexpr Benchmark kBenchmarks[] = {
     {"step", "a whole training step", &bench_step},
+    {"decode", "greedy decoding, against what the memory's speed allows", &bench_decode},
     {"attention", "attention layers: forward, backward and decoding at several lengths",
      &bench_attention_layers},
 };

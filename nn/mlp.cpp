@@ -5,6 +5,7 @@
 #include "weft/autograd/functions/activation.h"
 #include "weft/autograd/functions/join.h"
 #include "weft/autograd/functions/linear.h"
+#include "weft/tensor/ops/linear.h"
 
 namespace weft::nn {
 
@@ -34,8 +35,16 @@ Variable SwigluMlp::forward(const Variable& x) {
 }
 
 DecodeProduct SwigluMlp::decode(const DecodeRows& rows, bool settled) {
-  const DecodeProduct hidden =
-      decode_swiglu(rows, gate_proj_.weight.data(), up_proj_.weight.data(), settled);
+  const autograd::NoGradGuard no_grad;
+  Tensor gate = gate_proj_.weight.data(), up = up_proj_.weight.data();
+  const Tensor both = autograd::join_rows({gate_proj_.weight, up_proj_.weight}).data();
+  if (!gate.device().is_cpu() && both.storage() == gate.storage()) {
+    // The copy that forward() reads, so that there is one.
+    const Tensor copy = low_precision_copy(both, rows.x.dtype());
+    up = copy.slice(0, gate.size(0), copy.size(0));
+    gate = copy.slice(0, 0, gate.size(0));
+  }
+  const DecodeProduct hidden = decode_swiglu(rows, gate, up, settled);
   return {decode_linear({.x = hidden.y}, down_proj_.weight.data(), settled).y, hidden.sum};
 }
 

@@ -79,7 +79,7 @@ if ((must_build)); then
   say "configuring and building in $build"
   configure "$build" -DCMAKE_BUILD_TYPE=Release -DWEFT_ENABLE_CUDA=ON
   cmake --build "$build" --parallel "$jobs" --target weft weft_flash_attention_benchmark weft_cuda_ops_benchmark \
-    >"$build/bench-build.log" || { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
+    weft_decode_benchmark >"$build/bench-build.log" || { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
 fi
 weft=$(find_weft "$build")
 
@@ -122,6 +122,7 @@ run_decode() {
     row "weft-340m-$context" "$weft" bench decode --device cuda --dtype bf16 --n-layers 24 --d-model 1024 --n-heads 16 \
       --d-ff 2816 --vocab-size 32000 --context "$context" --new-tokens 128 --format json
   done
+  row weft "$build/benchmarks/weft_decode_benchmark"
 }
 
 run_ops() {

@@ -117,7 +117,48 @@ TEST(BenchAttention, RefusesBadInput) {
     EXPECT_EQ(outcome.out, "");
   }
   EXPECT_EQ(weft({"bench"}).code, 2);
-  EXPECT_THAT(weft({"bench", "stp"}).err, HasSubstr("'stp' is unknown; known are step, attention"));
+  EXPECT_THAT(weft({"bench", "stp"}).err,
+              HasSubstr("'stp' is unknown; known are step, decode, attention"));
+}
+
+Arguments small_decode(const Arguments& more) {
+  Arguments arguments = {"bench",        "decode", "--d-model",    "32", "--n-layers", "2",
+                         "--n-heads",    "4",      "--d-ff",       "48", "--context",  "20",
+                         "--new-tokens", "6",      "--vocab-size", "50", "--device",   "cpu"};
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+TEST(BenchDecode, TellsTheSpeedAndItsBound) {
+  const auto row = parse_json(weft(small_decode(
+      {"--n-kv-heads", "2", "--batch-size", "3", "--warmup", "1", "--format", "json"})));
+  for (const char* key : {"tokens_per_s", "token_ms", "copy_bytes_per_s", "bandwidth_share"})
+    EXPECT_GT(row.at(key).get<double>(), 0) << key;
+  // Two layers of norms, attention with two key heads of 8 and an MLP; norm and head; no embedding.
+  const double parameters = 2 * (2 * 32 + 32 * 32 * 3 + 3 * 32 * 48) + 32 + 32 * 50;
+  EXPECT_EQ(row.at("parameter_bytes").get<double>(), 4 * parameters);
+  // The fourth of the six steps that follow one for warming up reads 20 + 1 + 3 tokens.
+  EXPECT_EQ(row.at("cache_bytes").get<double>(), 3.0 * 2 * 24 * 2 * 2 * 8 * 4);
+  EXPECT_EQ(row.at("bytes_per_step").get<double>(),
+            row.at("parameter_bytes").get<double>() + row.at("cache_bytes").get<double>());
+  EXPECT_NEAR(row.at("bandwidth_share").get<double>(),
+              row.at("bytes_per_step").get<double>() / (row.at("copy_bytes_per_s").get<double>() *
+                                                        1e-3 * row.at("token_ms").get<double>()),
+              1e-6);
+  EXPECT_NEAR(row.at("tokens_per_s").get<double>() * row.at("token_ms").get<double>(), 3e3, 1e-3);
+  EXPECT_EQ(row.at("graph_nodes").get<int>(), 0);
+}
+
+TEST(BenchDecode, TakesEveryMechanismAndFormat) {
+  const auto tied = parse_json(weft(small_decode(
+      {"--attention", "nsa", "--tie-embeddings", "--dtype", "bf16", "--format", "json"})));
+  EXPECT_GT(tied.at("parameter_bytes").get<double>(), 2 * 32 * 50);
+  const Outcome csv = weft(small_decode({"--format", "csv"}));
+  EXPECT_THAT(csv.out,
+              testing::StartsWith("tokens_per_s,token_ms,bytes_per_step,parameter_bytes,"));
+  EXPECT_THAT(weft(small_decode({})).out, HasSubstr("ms a token"));
+  EXPECT_EQ(weft(small_decode({"--context", "0"})).code, 2);
+  EXPECT_EQ(weft(small_decode({"--new-tokens", "x"})).code, 2);
 }
 
 TEST(SchedulePattern, IsOneRepetition) {
