@@ -144,7 +144,8 @@ DecodeProduct FullAttention::decode(const DecodeRows& rows, nn::MixerCache& cach
   const autograd::NoGradGuard no_grad;
   WEFT_CHECK(can_decode(cache), ConfigError, "{}: does not decode with this cache",
              name_of(options_));
-  const Tensor weight = join_rows({q_proj_.weight, k_proj_.weight, v_proj_.weight}).data();
+  const Tensor weight =
+      autograd::join_rows({q_proj_.weight, k_proj_.weight, v_proj_.weight}).data();
   // Weights that are not packed have been joined just now.
   const bool is_packed = weight.storage() == q_proj_.weight.data().storage();
   const auto [packed, sum] = decode_linear(rows, weight, at.settled && is_packed);

@@ -218,6 +218,7 @@ __global__ void __launch_bounds__(kFewThreads, kFewResident<kRows>)
   const int64_t position =
       kStep ? __ldcg(reinterpret_cast<const long long*>(p.device_position)) : p.position;
   const KeyParts parts = KeyParts::of<kStep>(p, position, kGroups);
+  const int64_t slot = kStep && part == 0 ? position % p.slots : 0;
   const int64_t begin = parts.first + part * parts.length;
   const int64_t end = begin + parts.length < parts.end ? begin + parts.length : parts.end;
   if (part >= parts.count) {
@@ -249,7 +250,6 @@ __global__ void __launch_bounds__(kFewThreads, kFewResident<kRows>)
     if (part == 0) {
       const T* const key = projected + (p.heads + unit.kv_head) * p.dim;
       const T* const value = projected + (p.heads + p.kv_heads + unit.kv_head) * p.dim;
-      const int64_t slot = position % p.slots;
       T* const key_to = const_cast<T*>(p.k.at(unit.b, slot, unit.kv_head));
       T* const value_to = const_cast<T*>(p.v.at(unit.b, slot, unit.kv_head));
       for (int i = thread; i < half; i += kFewThreads) {

@@ -1,11 +1,15 @@
 #pragma once
 
 // y = x w^T for few rows x, in which reading w once is all the work: a warp has a row of w at a
-// time, with kPacks loads of 16 bytes a lane in flight, and the rows of x in shared memory. A row
-// may be the normed sum of two, which every block computes for itself while its first loads of w
+// time, with kPacks copies of 16 bytes a lane in flight, and the rows of x in shared memory. A row
+// may be the normed sum of two, which every block computes for itself while its first copies of w
 // are on their way; and two matrices may give silu(x w^T) * (x u^T) in one go.
 //
+// Copies go to shared memory, of which there is plenty, and not to registers, so that blocks of the
+// next kernels find room beside those of this one and begin to read their weights.
+//
 // Sums depend on K alone: lanes add up their elements in order, and lanes are added as a tree.
+#include "cuda/async_copy.cuh"
 #include "cuda/overlapped_launch.cuh"
 #include "cuda/streaming_load.cuh"
 #include "ops/few_rows_cuda.h"
@@ -113,12 +117,28 @@ __device__ __forceinline__ accumulator_t<T> gated(accumulator_t<T> gate, accumul
   return g * (A(1) / (A(1) + exponential<T>(-g))) * u;
 }
 
-/// Blocks of a multiprocessor that registers are divided among.
+/// Blocks of a multiprocessor.
 template <int kRows, int kPacks, bool kGated>
-inline constexpr int kFewRowsResident = kPacks <= 4 && kRows <= (kGated ? 1 : 4) ? 3 : 2;
+inline constexpr int kFewRowsResident = kPacks <= 4 && kRows <= 4 ? 3 : 2;
+
+/// Blocks that registers would be enough for.
+template <int kRows>
+inline constexpr int kFewRowsAtMost = kRows == 1   ? 5
+                                      : kRows == 4 ? 4
+                                                   : 3;
+
+/// Shared memory: the rows of x, then what the lanes of each warp copy.
+template <class T, int kRows, int kPacks, bool kGated>
+struct FewRowsMemory {
+  size_t copies_at, bytes;
+
+  __host__ __device__ explicit FewRowsMemory(int length)
+      : copies_at(sizeof(T) * kRows * static_cast<size_t>(length)),
+        bytes(copies_at + sizeof(uint4) * kFewRowsThreads * kPacks * (kGated ? 2 : 1)) {}
+};
 
 template <class T, int kRows, int kPacks, bool kGated>
-__global__ void __launch_bounds__(kFewRowsThreads, kFewRowsResident<kRows, kPacks, kGated>)
+__global__ void __launch_bounds__(kFewRowsThreads, kFewRowsAtMost<kRows>)
     few_rows_kernel(const FewRows<T> p) {
   using A = accumulator_t<T>;
   constexpr int kWidth = kPackWidth<T>;
@@ -126,23 +146,29 @@ __global__ void __launch_bounds__(kFewRowsThreads, kFewRowsResident<kRows, kPack
   constexpr int kChunk = 32 * kPacks;  // packs of a row that a warp has in flight
   extern __shared__ __align__(16) unsigned char memory[];
   T* const rows = reinterpret_cast<T*>(memory);
+  const FewRowsMemory<T, kRows, kPacks, kGated> lies(p.length);
+  // A lane reads what it has copied itself: nobody waits for another.
+  uint4* const copied = reinterpret_cast<uint4*>(memory + lies.copies_at) + threadIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int packs = p.length / kWidth;
   const int step = static_cast<int>(gridDim.x) * kFewRowsWarps;
   int column = static_cast<int>(blockIdx.x) * kFewRowsWarps + static_cast<int>(threadIdx.x) / 32;
 
-  uint4 loaded[kWeights][kPacks];
-  const auto load = [&](int of_column, int first, int u) {
+  const auto copy = [&](int of_column, int first, int u) {
     const int at = first + u * 32 + lane;
-    if (of_column >= p.columns || at >= packs) return;
-    loaded[0][u] = load_once(p.weight + of_column * p.weight_stride + at * kWidth);
-    if constexpr (kGated) {
-      loaded[1][u] = load_once(p.up + of_column * p.up_stride + at * kWidth);
+    if (of_column < p.columns && at < packs) {
+      copy_pack_async(copied + u * kWeights * kFewRowsThreads,
+                      p.weight + of_column * p.weight_stride + at * kWidth);
+      if constexpr (kGated) {
+        copy_pack_async(copied + (u * kWeights + 1) * kFewRowsThreads,
+                        p.up + of_column * p.up_stride + at * kWidth);
+      }
     }
+    end_copy_group();  // also of none, so that groups can be counted
   };
   let_next_kernel_start();
 #pragma unroll
-  for (int u = 0; u < kPacks; ++u) load(column, 0, u);
+  for (int u = 0; u < kPacks; ++u) copy(column, 0, u);
   wait_for_earlier_kernels();
   gather_rows<kRows>(p, rows);
 
@@ -155,10 +181,12 @@ __global__ void __launch_bounds__(kFewRowsThreads, kFewRowsResident<kRows, kPack
 #pragma unroll
       for (int u = 0; u < kPacks; ++u) {
         const int at = first + u * 32 + lane;
+        wait_for_copy_groups<kPacks - 1>();
         if (at < packs) {
           A weights[kWeights][kWidth];
 #pragma unroll
-          for (int w = 0; w < kWeights; ++w) widen_bits<T>(loaded[w][u], weights[w]);
+          for (int w = 0; w < kWeights; ++w)
+            widen_bits<T>(copied[(u * kWeights + w) * kFewRowsThreads], weights[w]);
 #pragma unroll
           for (int m = 0; m < kRows; ++m) {
             A values[kWidth];
@@ -170,7 +198,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, kFewRowsResident<kRows, kPack
             }
           }
         }
-        load(next_column, next_first, u);
+        copy(next_column, next_first, u);
       }
     }
 #pragma unroll
@@ -190,7 +218,7 @@ __global__ void __launch_bounds__(kFewRowsThreads, kFewRowsResident<kRows, kPack
   }
 }
 
-/// Loads in flight for a row of so many packs a lane, where `columns` rows are to be read.
+/// Copies in flight for a row of so many packs a lane, where `columns` rows are to be read.
 inline int packs_in_flight(int per_lane, int64_t columns) {
   if (per_lane <= 4 || columns >= 8192) return 4;
   const auto padded = [&](int packs) { return (per_lane + packs - 1) / packs * packs; };
@@ -225,12 +253,14 @@ bool run_few_rows(const FewRowsParams& params, Stream stream) {
                      .columns = static_cast<int>(params.weight.size(0)),
                      .length = static_cast<int>(x.size(1))};
   const int per_lane = static_cast<int>(ceil_div(p.length, 32 * kPackWidth<T>));
-  const int multiprocessors = device_context(stream.device()).multiprocessors();
+  const DeviceContext& context = device_context(stream.device());
+  const int multiprocessors = context.multiprocessors();
+  // What a block may have besides what it has by itself.
+  const size_t most_shared_bytes = context.properties().sharedMemPerBlockOptin - 1024;
   bool fits = false;
   const auto run = [&]<int kRows, int kPacks, bool kGated>() {
-    const size_t shared_bytes = sizeof(T) * static_cast<size_t>(kRows) * p.length;
-    constexpr size_t kMostSharedBytes = size_t{96} << 10;  // beyond, too few warps have room
-    fits = shared_bytes <= kMostSharedBytes;
+    const size_t shared_bytes = FewRowsMemory<T, kRows, kPacks, kGated>(p.length).bytes;
+    fits = shared_bytes <= most_shared_bytes;
     if (!fits) return;
     const auto resident =
         static_cast<unsigned>(multiprocessors * kFewRowsResident<kRows, kPacks, kGated>);

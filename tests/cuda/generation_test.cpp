@@ -92,7 +92,7 @@ TEST_F(GenerationOnGpu, ReplaysAgreeWithStepsOneByOne) {
     for (const int64_t batch : {1, 2, 5, 9}) {
       for (const int64_t prompt : {1, 30}) {
         expect_replays_agree(c, DType::f32, batch, prompt, 1e-4);
-        expect_replays_agree(c, DType::bf16, batch, prompt, 0.06);
+        expect_replays_agree(c, DType::bf16, batch, prompt, 0.1);
       }
     }
   }
