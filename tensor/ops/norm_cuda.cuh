@@ -3,7 +3,8 @@
 // Normalisation of rows: rms_norm and, centred about the mean, layer_norm.
 //
 // Backward adds up the gradients of gain and bias without atomics: every block walks rows of its
-// own with the sums of its columns in registers, and the blocks' sums are added in their order.
+// own with the sums of its columns in registers, and the blocks' sums are added in their order. How
+// many blocks there are depends on the kind of device.
 #include <algorithm>
 
 #include "ops/rows_cuda.cuh"
@@ -103,6 +104,19 @@ __device__ __forceinline__ void norm_backward_row(const NormBackward<T>& p, int6
   const A mean = kCentred ? p.mean[row] : A(0);
   const A scale = p.scale[row];
   const RowReader<T, Shape, 2> reader({p.dy + row * p.dy_stride, p.x + row * p.x_stride}, p.length);
+  const T* const added = p.added == nullptr ? nullptr : p.added + row * p.added_stride;
+  // Kept in registers as well where there are enough, so that nothing is waited for after the sums.
+  constexpr bool kKeep = Shape::kPacks > 0 && Shape::kPacks * Shape::kThreads <= 512;
+  Pack<T, kWidth> kept[kKeep ? Shape::kPacks : 1];
+  if constexpr (kKeep) {
+    if (added != nullptr) {
+#pragma unroll
+      for (int pack = 0; pack < Shape::kPacks; ++pack) {
+        const int64_t i = (int64_t{pack} * Shape::kThreads + Shape::thread()) * kWidth;
+        if (i < p.length) kept[pack] = load_pack<kWidth>(added + i);
+      }
+    }
+  }
   A offset = 0;
   A slope = 0;
   reader.for_each([&](int64_t i, const A(&values)[2][kWidth]) {
@@ -127,11 +141,11 @@ __device__ __forceinline__ void norm_backward_row(const NormBackward<T>& p, int6
       const A centred = values[1][k] - mean;
       results[k] = (values[0][k] * gain[k] - offset - centred * slope) * scale;
     }
-    if (p.added != nullptr) {
-      A added[kWidth];
-      widen_pack(load_pack<kWidth>(p.added + row * p.added_stride + i), added);
+    if (added != nullptr) {
+      const auto& others = kept[kKeep ? pack : 0];
+      if constexpr (!kKeep) kept[0] = load_pack<kWidth>(added + i);
 #pragma unroll
-      for (int k = 0; k < kWidth; ++k) results[k] += added[k];
+      for (int k = 0; k < kWidth; ++k) results[k] += widen(others.values[k]);
     }
     store_values(dx + i, results);
 #pragma unroll
@@ -270,6 +284,17 @@ __global__ void __launch_bounds__(kNormColumns* kNormLanes)
   if (threadIdx.y == 0 && column < length) total[column] = sum;
 }
 
+/// Blocks of a kernel that the device runs at a time.
+template <class Kernel>
+int64_t resident_blocks(Kernel* kernel, int threads, Stream stream) {
+  const DeviceGuard guard(stream.device().index);
+  int per_multiprocessor = 0;
+  WEFT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &per_multiprocessor, reinterpret_cast<const void*>(kernel), threads, 0));
+  return int64_t{std::max(1, per_multiprocessor)} *
+         device_context(stream.device()).multiprocessors();
+}
+
 /// Runs the backward pass; `sums` [columns' sums] may be null.
 template <class T, bool kCentred>
 void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, const char* op,
@@ -288,8 +313,11 @@ void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, 
     return static_cast<unsigned>(blocks);
   };
   const auto both = [&]<class Shape>() {
-    const unsigned blocks = split(Shape::kRowsPerBlock > 1 ? 1056 : 528, Shape::kRowsPerBlock);
-    launch(op, stream, {blocks, Shape::kBlockThreads}, norm_backward_both<T, kCentred, Shape>, p);
+    // All blocks run at once: of a few more than fit, the rest would run almost alone.
+    const auto kernel = &norm_backward_both<T, kCentred, Shape>;
+    const unsigned blocks =
+        split(resident_blocks(kernel, Shape::kBlockThreads, stream), Shape::kRowsPerBlock);
+    launch(op, stream, {blocks, Shape::kBlockThreads}, kernel, p);
   };
   constexpr int kWidth = kPackWidth<T>;
   bool done = false;
