@@ -62,7 +62,8 @@ class Profile {
     Timed range{place, take_event(), nullptr};
     range.begin->record(current_stream(device_));
     open_.push_back(std::move(range));
-    if (kind == RangeKind::module) modules_open_.push_back(module);
+    // What backward computes again belongs where it was computed first.
+    if (kind != RangeKind::op) modules_open_.push_back(module);
 #ifdef WEFT_HAVE_NVTX
     nvtxRangePushA(places_[static_cast<size_t>(place)].name.c_str());
 #endif
@@ -75,8 +76,7 @@ class Profile {
     if (open_.empty()) return;  // of a range from before start()
     Timed range = std::move(open_.back());
     open_.pop_back();
-    if (places_[static_cast<size_t>(range.place)].kind == RangeKind::module)
-      modules_open_.pop_back();
+    if (places_[static_cast<size_t>(range.place)].kind != RangeKind::op) modules_open_.pop_back();
     range.end = take_event();
     range.end->record(current_stream(device_));
     done_.push_back(std::move(range));

@@ -108,7 +108,8 @@ TEST_F(Profiler, KernelsAreRangesOnTheirDevice) {
 }
 
 TEST_F(Profiler, AModelTellsItsLayersForwardAndBackward) {
-  for (const nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::block}) {
+  for (const nn::Recompute recompute :
+       {nn::Recompute::none, nn::Recompute::attention, nn::Recompute::block}) {
     const nn::DecoderConfig config{
         .vocab_size = 11, .n_layers = 2, .d_model = 6, .d_ff = 10, .recompute = recompute};
     Generator generator(1);
@@ -135,6 +136,14 @@ TEST_F(Profiler, AModelTellsItsLayersForwardAndBackward) {
     EXPECT_EQ(row_of(report.modules, "model.embed_tokens").calls, 1);
     EXPECT_EQ(row_of(report.modules, "lm_head").calls, 1);
     EXPECT_EQ(row_of(report.modules, "self_attn").calls, 0) << "a layer without its number";
+    if (recompute != nn::Recompute::block) {  // whose record is of no layer
+      double by_function = 0, by_module = 0;
+      for (const Row& row : report.backward) by_function += row.milliseconds;
+      for (const char* const part :
+           {"model.embed_tokens", "model.layers.0", "model.layers.1", "model.norm", "lm_head"})
+        by_module += row_of(report.modules, part).backward_milliseconds;
+      EXPECT_NEAR(by_module, by_function, 1e-9 + 1e-6 * by_function) << to_text(report);
+    }
     double shares = 0;
     for (const Row& row : report.ops) shares += row.milliseconds;
     EXPECT_GT(shares, 0);
