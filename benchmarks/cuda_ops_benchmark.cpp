@@ -20,6 +20,7 @@
 #include "weft/tensor/generator.h"
 #include "weft/tensor/ops/activation.h"
 #include "weft/tensor/ops/cumsum.h"
+#include "weft/tensor/ops/embedding.h"
 #include "weft/tensor/ops/layer_norm.h"
 #include "weft/tensor/ops/reduce.h"
 #include "weft/tensor/ops/rms_norm.h"
@@ -190,6 +191,14 @@ void add_rows(Benchmark& benchmark, DType dtype) {
       const Tensor rms = rms_norm_forward(x, g).inverse_rms;
       return {shape, 3 * bytes_of({x}), [=] { rms_norm_backward(dy, x, g, rms); }};
     });
+    benchmark.add("rms_norm_residual_backward", [&]() -> Case {
+      const Tensor x = random(shape, dtype, 1);
+      const Tensor dy = random(shape, dtype, 2);
+      const Tensor dsum = random(shape, dtype, 3);
+      const Tensor g = gain();
+      const Tensor rms = rms_norm_forward(x, g).inverse_rms;
+      return {shape, 4 * bytes_of({x}), [=] { rms_norm_backward(dy, x, g, rms, dsum); }};
+    });
     benchmark.add("layer_norm", [&]() -> Case {
       const Tensor x = random(shape, dtype, 1);
       return {shape, 2 * bytes_of({x}), [x, g = gain()] { layer_norm(x, g, g); }};
@@ -227,6 +236,12 @@ void add_elementwise(Benchmark& benchmark, DType dtype) {
     const Tensor dy = random(shape, dtype, 2);
     return {packed.shape(), bytes_of({packed}) * 5 / 2,
             [packed, dy] { swiglu_packed_backward(dy, packed); }};
+  });
+  benchmark.add("swiglu_packed_backward_with_value", [&]() -> Case {
+    const Tensor packed = random({32768, 4096}, dtype, 1);
+    Tensor dy = random(shape, dtype, 2);
+    return {packed.shape(), bytes_of({packed}) * 3,
+            [packed, dy]() mutable { swiglu_packed_backward_(dy, packed); }};
   });
   for (const int64_t channels : {64, 128}) {
     benchmark.add("rope", [&]() -> Case {
@@ -268,6 +283,13 @@ void add_tables(Benchmark& benchmark, DType dtype) {
     Tensor out = empty({65536, 1024}, dtype, kGpu);
     return {out.shape(), 2 * bytes_of({out}),
             [=]() mutable { embedding_cuda(table, ids, out, stream); }};
+  });
+  benchmark.add("embedding_of_f32", [&]() -> Case {
+    const Tensor table = random({kVocabulary, 1024}, DType::f32, 1);
+    const Tensor ids = random_ids({65536}, kVocabulary, 2);
+    return {{65536, 1024}, int64_t{65536} * 1024 * (4 + static_cast<int64_t>(size_of(dtype))), [=] {
+              embedding(table, ids, dtype);
+            }};
   });
   benchmark.add("embedding_backward", [&]() -> Case {
     const Tensor dy = random({65536, 1024}, dtype, 1);

@@ -229,16 +229,15 @@ Variable DecoderLM::hidden_states(const Tensor& tokens, Generator* generator) {
       x = block->forward(x, context, dropout);
       continue;
     }
-    std::vector<Variable> inputs = {x.stream};
-    if (x.pending.defined()) inputs.push_back(x.pending);
+    // Added up first, so that the block keeps one tensor and not two.
+    const Variable sum = x.pending.defined() ? autograd::add(x.stream, x.pending) : x.stream;
     const auto outputs = autograd::checkpoint(
         [block, i, context, dropout](const std::vector<Variable>& in) -> std::vector<Variable> {
           const profiler::Range range(layer_name(i));
-          const auto [stream, pending] =
-              block->forward({in[0], in.size() > 1 ? in[1] : Variable()}, context, dropout);
+          const auto [stream, pending] = block->forward({in[0], {}}, context, dropout);
           return {stream, pending};
         },
-        inputs, generators_of(generator));
+        {sum}, generators_of(generator));
     x = {outputs[0], outputs[1]};
   }
   const profiler::Range range("model.norm");

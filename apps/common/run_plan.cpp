@@ -78,7 +78,7 @@ double RunPlan::estimated_bytes() const {
       case nn::Recompute::attention:
         return 2 * width + mlp;
       case nn::Recompute::block:
-        return 2 * width;
+        return width;
       default:
         return 8 * width + mlp;
     }

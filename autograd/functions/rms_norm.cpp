@@ -29,17 +29,21 @@ RmsNormWithResidual rms_norm_residual(const Variable& x, const Variable& residua
     RmsNormResult of_x = rms_norm_forward(x.data(), gain.data(), eps);
     result = {x.data(), std::move(of_x.y), std::move(of_x.inverse_rms)};
   }
-  auto outputs = record("rms_norm_residual", {result.sum, result.y}, {x, residual, gain},
-                        [sum = SavedTensor(result.sum), gain = SavedTensor(gain.data()),
-                         inverse_rms = SavedTensor(result.inverse_rms),
-                         want_dgain = gain.requires_grad()](const std::vector<Tensor>& grads) {
-                          const Tensor& dsum = grads[0];
-                          const Tensor& dy = grads[1];
-                          if (!dy.defined()) return std::vector<Tensor>{dsum, dsum, Tensor()};
-                          const RmsNormGrads found = rms_norm_backward(
-                              dy, sum.get(), gain.get(), inverse_rms.get(), dsum, want_dgain);
-                          return std::vector<Tensor>{found.dx, found.dx, found.dgain};
-                        });
+  auto outputs =
+      record("rms_norm_residual", {result.sum, result.y}, {x, residual, gain},
+             [sum = SavedTensor(result.sum), gain = SavedTensor(gain.data()),
+              inverse_rms = SavedTensor(result.inverse_rms), want_dgain = gain.requires_grad(),
+              has_residual = residual.defined()](const std::vector<Tensor>& grads) {
+               const Tensor& dsum = grads[0];
+               const Tensor& dy = grads[1];
+               const auto for_inputs = [&](const Tensor& dx, const Tensor& dgain) {
+                 return std::vector<Tensor>{dx, has_residual ? dx : Tensor(), dgain};
+               };
+               if (!dy.defined()) return for_inputs(dsum, Tensor());
+               const RmsNormGrads found = rms_norm_backward(dy, sum.get(), gain.get(),
+                                                            inverse_rms.get(), dsum, want_dgain);
+               return for_inputs(found.dx, found.dgain);
+             });
   if (recompute_y && outputs[1].requires_grad()) {
     outputs[1].set_recomputation([sum = SavedTensor(result.sum), gain = SavedTensor(gain.data()),
                                   eps] { return weft::rms_norm(sum.get(), gain.get(), eps); });
