@@ -75,7 +75,8 @@ bool few_queries_take(DType dtype, int64_t dim) {
 }
 
 int decode_splits(int64_t batch, int64_t heads, int64_t kv_heads, int64_t slots, Device device) {
-  return splits_for(batch * kv_heads * row_tiles(heads / kv_heads), slots, 32, device);
+  return splits_for(batch * kv_heads * row_tiles(heads / kv_heads), slots, gpu::kLeastKeysOfPart,
+                    device);
 }
 
 int64_t decode_scratch_floats(int64_t batch, int64_t heads, int64_t dim, int splits) {

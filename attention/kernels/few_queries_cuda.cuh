@@ -510,7 +510,7 @@ void run_decode_step(const DecodeStepParams& params, Stream stream) {
       .dim = static_cast<int>(params.dim),
       .scale = static_cast<float>(params.scale * kLog2e),
       .splits = params.splits,
-      .least_keys = 32,
+      .least_keys = kLeastKeysOfPart,
       .sums = params.partials,
       .statistics = params.partials + params.batch * params.heads * params.splits * params.dim,
       .counters = params.counters,

@@ -35,6 +35,10 @@ void launch_overlapped(const char* op, Stream stream, const LaunchShape& shape, 
   }
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   const DeviceGuard guard(stream.device().index);
+  // Kernels whose shares of a multiprocessor's memory differ would have to wait for each other.
+  WEFT_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                       cudaFuncAttributePreferredSharedMemoryCarveout,
+                                       cudaSharedmemCarveoutMaxShared));
   if (shape.shared_bytes > detail::kPlainSharedBytes) {
     WEFT_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                          cudaFuncAttributeMaxDynamicSharedMemorySize,

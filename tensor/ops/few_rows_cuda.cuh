@@ -259,7 +259,11 @@ bool run_few_rows(const FewRowsParams& params, Stream stream) {
   const size_t most_shared_bytes = context.properties().sharedMemPerBlockOptin - 1024;
   bool fits = false;
   const auto run = [&]<int kRows, int kPacks, bool kGated>() {
-    const size_t shared_bytes = FewRowsMemory<T, kRows, kPacks, kGated>(p.length).bytes;
+    size_t shared_bytes = FewRowsMemory<T, kRows, kPacks, kGated>(p.length).bytes;
+    // With what the kernel has by itself this would be more than it gets without asking.
+    constexpr size_t kPlainBytes = size_t{48} << 10;
+    if (shared_bytes <= kPlainBytes && shared_bytes + 1024 > kPlainBytes)
+      shared_bytes = kPlainBytes + 16;
     fits = shared_bytes <= most_shared_bytes;
     if (!fits) return;
     const auto resident =
