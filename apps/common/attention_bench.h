@@ -32,8 +32,9 @@ struct AttentionBenchOptions {
 };
 
 /// Medians of one attention layer (projections included), or the mean over the layers of a
-/// schedule. Times are taken between events on the device's stream: on a GPU they hold what the GPU
-/// waits for the host within a pass, but not the host's own work before and after it.
+/// schedule. Times are taken between events on the device's stream. Forward and backward are
+/// recorded as CUDA graphs and replayed where they can be, so that the host's launches count as
+/// little as in training; elsewhere, and in decoding, times hold what the GPU waits for them.
 struct AttentionBenchResult {
   int64_t layers = 0;  ///< of the schedule
   double parameters = 0;
@@ -49,6 +50,7 @@ struct AttentionBenchResult {
   double peak_bytes = 0;  ///< most bytes of tensors during a forward and backward pass, beyond
                           ///< weights and input
   double kept_bytes = 0;  ///< of those, what stays between forward and backward
+  bool replayed = false;  ///< forward and backward came from CUDA graphs
   double cache_bytes_per_token = 0;  ///< of one sequence with a cache for seq_len tokens
 };
 

@@ -50,6 +50,7 @@ TEST(BenchAttention, PrintsARowForEachMechanismAndLength) {
                 row.at("flops_core").get<double>() + row.at("flops_projections").get<double>(),
                 1e-3);
     EXPECT_GT(row.at("decode_ms_min").get<double>(), 0);
+    EXPECT_FALSE(row.at("graph").get<bool>());
     EXPECT_GT(row.at("time_to_first").get<double>(), 0);
     EXPECT_LE(row.at("fwd_ms_min").get<double>(), row.at("fwd_ms").get<double>());
     EXPECT_LE(row.at("kept_bytes").get<double>(), row.at("peak_bytes").get<double>());

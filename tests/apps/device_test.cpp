@@ -151,6 +151,7 @@ TEST_F(OnGpu, AutoTakesIt) {
   const auto rows = parse_json(weft(bench_arguments({"--dtype", "bf16"}), {.gpu = true}));
   EXPECT_EQ(rows.at(0).at("device"), "cuda:0");
   EXPECT_EQ(rows.at(0).at("device_name"), device_info(kGpu).name);
+  EXPECT_TRUE(rows.at(0).at("graph").get<bool>());
   for (const char* const key : {"fwd_ms", "bwd_ms", "decode_ms", "peak_bytes", "kept_bytes"})
     EXPECT_GT(rows.at(0).at(key).get<double>(), 0) << key;
   const auto step = parse_json(weft(
