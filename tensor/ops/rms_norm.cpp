@@ -76,7 +76,10 @@ RmsNormGrads rms_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& 
   params.inverse_rms = inverse_rms.contiguous();
   if (dsum.defined()) params.dsum = as_rows(dsum);
   params.dx = empty(params.x.shape(), x.dtype(), x.device());
-  if (want_dgain) params.dgain = zeros(gain.shape(), accumulator, x.device());
+  if (want_dgain) {  // kernels write all of it, where there are rows
+    params.dgain = x.numel() > 0 ? empty(gain.shape(), accumulator, x.device())
+                                 : zeros(gain.shape(), accumulator, x.device());
+  }
   if (x.numel() > 0) kBackward(x.device())(params, current_stream(x.device()));
   return {params.dx.view(x.shape()), want_dgain ? params.dgain.to(gain.dtype()) : Tensor()};
 }

@@ -4,7 +4,11 @@
 #include <cmath>
 #include <string>
 
+#include "weft/autograd/functions/cross_entropy.h"
 #include "weft/tensor/error.h"
+#include "weft/tensor/ops/arithmetic.h"
+#include "weft/tensor/ops/reduce.h"
+#include "weft/tensor/ops/unary.h"
 
 #include "close_bounds.h"
 #include "ops/cross_entropy_kernels.h"
@@ -145,6 +149,39 @@ TEST_F(CudaCrossEntropy, NothingCountedGivesZeros) {
       }
       EXPECT_EQ(cross_entropy(mirrored(random_tensor({n, 5}, dtype)), targets).item<double>(), 0.0);
     }
+  }
+}
+
+TEST_F(CudaCrossEntropy, BackwardTakesEveryGradientOfTheLoss) {
+  using autograd::Variable;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(to_string(dtype));
+    const Tensor targets = mirrored(targets_of(17, 259));
+    Variable hidden(mirrored(random_tensor({17, 32}, dtype, 1)), true);
+    Variable weight(mirrored(random_tensor({259, 32}, DType::f32, 2)), true);
+    const Tensor scale = mirrored(scalar(0.125));
+    const Variable loss =
+        autograd::linear_cross_entropy(hidden, weight, targets, kIgnoreIndex, 0, scale);
+    loss.backward({}, /*retain_graph=*/true);
+    const Tensor dhidden = hidden.grad().to(kCpu), dweight = weight.grad().to(kCpu);
+    EXPECT_GT(sum(abs(dweight)).item<float>(), 0.0f);
+    hidden.zero_grad();
+    weight.zero_grad();
+    loss.backward(mirrored(scalar(4)), /*retain_graph=*/true);
+    test::expect_same(hidden.grad(), mul(dhidden, 4.0), "dhidden times 4");
+    test::expect_same(weight.grad(), mul(dweight, 4.0), "dweight times 4");
+    loss.backward(mirrored(scalar(-4)));
+    for (const Tensor& grad : {hidden.grad(), weight.grad()}) {
+      for (const float value : grad.to_vector<float>()) ASSERT_EQ(value, 0.0f);
+    }
+
+    Variable logits(mirrored(random_tensor({17, 259}, dtype, 3)), true);
+    const Variable mean = autograd::cross_entropy(logits, targets);
+    mean.backward({}, /*retain_graph=*/true);
+    const Tensor dlogits = logits.grad().to(kCpu);
+    logits.zero_grad();
+    mean.backward(mirrored(scalar(2)));
+    expect_rounded(logits.grad(), mul(dlogits, 2.0), "dlogits times 2");
   }
 }
 
