@@ -211,6 +211,8 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
       product_rate =
           std::max(product_rate, measure_product_rate(settings.bench.dtype, settings.bench.device));
       points.push_back({name, length, bench_attention(name, length, settings.bench)});
+      if (const std::string& refusal = points.back().result.graph_refusal; !refusal.empty())
+        console.warn(fmt::format("{} at {}: timed without CUDA graphs: {}", name, length, refusal));
     }
   }
   Json rows = Json::array();

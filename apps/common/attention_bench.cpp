@@ -85,7 +85,7 @@ class LayerBench {
     pass();
     result.peak_bytes = static_cast<double>(memory_.stats().peak_allocated - before);
     result.kept_bytes = static_cast<double>(kept - before);
-    const std::unique_ptr<Recorded> recorded = record_passes(x, dy);
+    const std::unique_ptr<Recorded> recorded = record_passes(x, dy, result.graph_refusal);
     result.replayed = recorded != nullptr;
     const auto replay = [&] {
       timed([&] { recorded->forward.replay(); },
@@ -143,7 +143,7 @@ class LayerBench {
   };
 
   /// Null on the CPU, and where the layer cannot be recorded.
-  std::unique_ptr<Recorded> record_passes(nn::Variable& x, const Tensor& dy) {
+  std::unique_ptr<Recorded> record_passes(nn::Variable& x, const Tensor& dy, std::string& refusal) {
     if (options_.device.is_cpu()) return nullptr;
     try {
       auto recorded = std::make_unique<Recorded>(options_.device);
@@ -153,9 +153,12 @@ class LayerBench {
           [&] { recorded->y = mixer_.forward(x, {.position = 0, .generator = &generator_}); });
       if (options_.backward) recorded->backward.capture([&] { recorded->y.backward(dy); });
       return recorded;
-    } catch (const CaptureError&) {
-    } catch (const NotImplementedError&) {  // the allocator can keep no memory for graphs
-    } catch (const OutOfMemoryError&) {     // a graph shares none of its memory
+    } catch (const CaptureError& error) {
+      refusal = error.what();
+    } catch (const NotImplementedError& error) {  // the allocator can keep no memory for graphs
+      refusal = error.what();
+    } catch (const OutOfMemoryError& error) {  // a graph shares none of its memory
+      refusal = error.what();
     }
     mixer_.zero_grad();
     x.zero_grad();
@@ -264,6 +267,7 @@ AttentionBenchResult bench_attention(const std::string& schedule, int64_t seq_le
       mixer->to(options.device);
       found->second = bench_layer(*mixer, seq_len, options);
     }
+    if (mean.graph_refusal.empty()) mean.graph_refusal = found->second.graph_refusal;
     add(mean, found->second, 1.0 / static_cast<double>(layers.size()));
   }
   mean.replayed = std::all_of(by_mechanism.begin(), by_mechanism.end(),

@@ -47,10 +47,11 @@ struct AttentionBenchResult {
   double best_decode_s = 0;
   nn::MixerCost forward{};  ///< FLOP for the whole batch
   nn::MixerCost decode{};
-  double peak_bytes = 0;  ///< most bytes of tensors during a forward and backward pass, beyond
-                          ///< weights and input
-  double kept_bytes = 0;  ///< of those, what stays between forward and backward
-  bool replayed = false;  ///< forward and backward came from CUDA graphs
+  double peak_bytes = 0;      ///< most bytes of tensors during a forward and backward pass, beyond
+                              ///< weights and input
+  double kept_bytes = 0;      ///< of those, what stays between forward and backward
+  bool replayed = false;      ///< forward and backward came from CUDA graphs
+  std::string graph_refusal;  ///< why they did not, on a GPU
   double cache_bytes_per_token = 0;  ///< of one sequence with a cache for seq_len tokens
 };
 

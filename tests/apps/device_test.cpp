@@ -148,10 +148,11 @@ class OnGpu : public testing::Test {
 };
 
 TEST_F(OnGpu, AutoTakesIt) {
-  const auto rows = parse_json(weft(bench_arguments({"--dtype", "bf16"}), {.gpu = true}));
+  const Outcome bench = weft(bench_arguments({"--dtype", "bf16"}), {.gpu = true});
+  const auto rows = parse_json(bench);
   EXPECT_EQ(rows.at(0).at("device"), "cuda:0");
   EXPECT_EQ(rows.at(0).at("device_name"), device_info(kGpu).name);
-  EXPECT_TRUE(rows.at(0).at("graph").get<bool>());
+  EXPECT_TRUE(rows.at(0).at("graph").get<bool>()) << bench.err;
   for (const char* const key : {"fwd_ms", "bwd_ms", "decode_ms", "peak_bytes", "kept_bytes"})
     EXPECT_GT(rows.at(0).at(key).get<double>(), 0) << key;
   const auto step = parse_json(weft(
