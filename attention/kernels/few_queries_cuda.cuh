@@ -127,45 +127,55 @@ __device__ __forceinline__ T* output_at(const FewQueries<T>& p, int b, int kv_he
   return const_cast<T*>(p.o.at(b, row / p.group(), kv_head * p.group() + row % p.group()));
 }
 
-/// Merges the parts of the rows of a unit, in order.
+/// Merges the parts of the rows of a unit, in order. A warp has 32 elements of a row at a time.
 template <class T, int kRows>
 __device__ __forceinline__ void merge_parts(const FewQueries<T>& p, const FewRowsUnit<kRows>& unit,
                                             int count) {
-  __shared__ float factors[kRows][kMostSplits];
-  __shared__ float totals[kRows];
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-  for (int r = thread / 32; r < unit.rows; r += kFewThreads / 32) {
-    const int64_t at = p.statistics_at(unit.b, unit.kv_head, unit.first_row + r);
-    const float* const statistics = p.statistics + 2 * at * p.splits;
-    float most = -std::numeric_limits<float>::infinity();
-    for (int s = lane; s < count; s += 32) most = fmaxf(most, __ldcg(statistics + 2 * s));
+  constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+  constexpr int kAhead = 16;  // parts that are loaded together
+  static_assert(kMostSplits == 64);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int chunks = (p.dim + 31) / 32;
+  for (int item = static_cast<int>(threadIdx.x) / 32; item < unit.rows * chunks;
+       item += kFewThreads / 32) {
+    const int row = unit.first_row + item / chunks, e = item % chunks * 32 + lane;
+    const int64_t at = p.statistics_at(unit.b, unit.kv_head, row);
+    const float* const sums = p.sums + at * p.splits * p.dim + e;
+    const auto load = [&](float(&values)[kAhead], int first) {
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        values[k] = e < p.dim && first + k < count
+                        ? __ldcg(sums + static_cast<int64_t>(first + k) * p.dim)
+                        : 0.0f;
+      }
+    };
+    float values[kAhead];
+    load(values, 0);
+    // Lane s has parts s and s + 32.
+    const auto* const statistics = reinterpret_cast<const float2*>(p.statistics) + at * p.splits;
+    const float2 none{kMinusInfinity, 0};
+    const float2 low = lane < count ? __ldcg(statistics + lane) : none;
+    const float2 high = lane + 32 < count ? __ldcg(statistics + lane + 32) : none;
+    float most = fmaxf(low.x, high.x);
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2)
       most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, mask));
     const float shift = shift_of(most);
-    float total = 0;
-    for (int s = lane; s < count; s += 32) {
-      const float factor = two_to<T>(__ldcg(statistics + 2 * s) - shift);
-      factors[r][s] = factor;
-      total += factor * __ldcg(statistics + 2 * s + 1);
-    }
-    total = cuda::sum_over<32>(total);
-    if (lane == 0) {
-      totals[r] = total;
-      if (p.lse != nullptr) p.lse[at] = log_of_sum(most, total);
-    }
-  }
-  __syncthreads();
-  for (int i = thread; i < unit.rows * p.dim; i += kFewThreads) {
-    const int r = i / p.dim, e = i % p.dim;
-    const int64_t at = p.statistics_at(unit.b, unit.kv_head, unit.first_row + r);
-    const float* const sums = p.sums + at * p.splits * p.dim + e;
+    const float low_factor = two_to<T>(low.x - shift), high_factor = two_to<T>(high.x - shift);
+    const float total = cuda::sum_over<32>(low_factor * low.y + high_factor * high.y);
     float sum = 0;
-#pragma unroll 8
-    for (int s = 0; s < count; ++s)
-      sum += factors[r][s] * __ldcg(sums + static_cast<int64_t>(s) * p.dim);
-    const float normaliser = totals[r] == 0 ? 0.0f : 1 / totals[r];
-    output_at(p, unit.b, unit.kv_head, unit.first_row + r)[e] = narrow<T>(sum * normaliser);
+    for (int first = 0; first < count; first += kAhead) {
+      if (first > 0) load(values, first);
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) {
+        const float factor =
+            __shfl_sync(0xffffffffu, first < 32 ? low_factor : high_factor, (first + k) % 32);
+        sum += factor * values[k];
+      }
+    }
+    const float normaliser = total == 0 ? 0.0f : 1 / total;
+    if (e < p.dim) output_at(p, unit.b, unit.kv_head, row)[e] = narrow<T>(sum * normaliser);
+    if (e == 0 && p.lse != nullptr) p.lse[at] = log_of_sum(most, total);
   }
 }
 
@@ -252,7 +262,8 @@ __global__ void __launch_bounds__(kFewThreads, kFewResident<kRows>)
       const T* const value = projected + (p.heads + p.kv_heads + unit.kv_head) * p.dim;
       T* const key_to = const_cast<T*>(p.k.at(unit.b, slot, unit.kv_head));
       T* const value_to = const_cast<T*>(p.v.at(unit.b, slot, unit.kv_head));
-      for (int i = thread; i < half; i += kFewThreads) {
+      // By other threads than those that begin with the queries.
+      for (int i = thread ^ (kFewThreads / 2); i < half; i += kFewThreads) {
         turn_pair(p, position, key, i, fresh[0]);
         fresh[1][i] = widen(cuda::load_fresh(value + i));
         fresh[1][i + half] = widen(cuda::load_fresh(value + i + half));

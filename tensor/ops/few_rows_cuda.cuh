@@ -49,11 +49,16 @@ __device__ __forceinline__ void widen_bits(const uint4& bits,
 }
 
 /// The rows as the product reads them, in shared memory: rows [kRows][length], those past p.rows
-/// zero.
+/// zero. Waits for earlier kernels.
 template <int kRows, class T>
 __device__ __forceinline__ void gather_rows(const FewRows<T>& p, T* rows) {
   using A = accumulator_t<T>;
   constexpr int kWidth = kPackWidth<T>;
+  // What most rows have for a thread is there before their elements are.
+  A first_gain[kWidth] = {};
+  if (p.gain != nullptr && static_cast<int>(threadIdx.x) * kWidth < p.length)
+    load_values<kWidth>(p.gain + threadIdx.x * kWidth, first_gain);
+  wait_for_earlier_kernels();
   __shared__ A parts[kFewRowsWarps][kRows];
   const int thread = static_cast<int>(threadIdx.x);
   A squares[kRows] = {};
@@ -98,7 +103,12 @@ __device__ __forceinline__ void gather_rows(const FewRows<T>& p, T* rows) {
       // Each thread turns what it has written itself.
       for (int i = thread * kWidth; i < p.length; i += kFewRowsThreads * kWidth) {
         A gain[kWidth], values[kWidth];
-        load_values<kWidth>(p.gain + i, gain);
+        if (i == thread * kWidth) {
+#pragma unroll
+          for (int k = 0; k < kWidth; ++k) gain[k] = first_gain[k];
+        } else {
+          load_values<kWidth>(p.gain + i, gain);
+        }
         widen_pack(load_pack<kWidth>(rows + m * p.length + i), values);
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) values[k] = values[k] * scale * gain[k];
@@ -169,7 +179,6 @@ __global__ void __launch_bounds__(kFewRowsThreads, kFewRowsAtMost<kRows>)
   let_next_kernel_start();
 #pragma unroll
   for (int u = 0; u < kPacks; ++u) copy(column, 0, u);
-  wait_for_earlier_kernels();
   gather_rows<kRows>(p, rows);
 
   for (; column < p.columns; column += step) {
