@@ -6,6 +6,7 @@
 
 #include "weft/tensor/ops/decode_linear.h"
 #include "weft/tensor/ops/linear.h"
+#include "weft/tensor/stream.h"
 
 #include "devices.h"
 
@@ -160,12 +161,13 @@ TEST_F(CudaFewRows, NormsAndAddsOnTheWay) {
           for (const bool adds : {false, true}) {
             std::vector<double> sum;
             const std::vector<double> rows = normed(x, adds ? residual : Tensor(), gain, 1e-5, sum);
-            const DecodeProduct got =
-                decode_linear({.x = mirrored(x),
-                               .residual = adds ? mirrored(residual) : Tensor(),
-                               .gain = mirrored(gain),
-                               .eps = 1e-5},
-                              mirrored(w), settled);
+            const DecodeRows rows_on{.x = mirrored(x),
+                                     .residual = adds ? mirrored(residual) : Tensor(),
+                                     .gain = mirrored(gain),
+                                     .eps = 1e-5};
+            const Tensor w_on = mirrored(w);
+            current_stream(test::kGpu).synchronize();  // what is settled has been written
+            const DecodeProduct got = decode_linear(rows_on, w_on, settled);
             const std::string what = fmt::format("{} M {} K {}", to_string(dtype), m, k);
             ASSERT_EQ(values_of(got.sum), sum) << what;
             const std::vector<double> expected = product(rows, values_of(w), m, n, k);
