@@ -85,14 +85,15 @@ FullAttention::FullAttention(const FullAttentionOptions& options, Generator& gen
   autograd::pack_storage(weights);
 }
 
-Variable FullAttention::project(const Variable& x) const {
-  return autograd::linear(x, autograd::join_rows({q_proj_.weight, k_proj_.weight, v_proj_.weight}));
+Variable FullAttention::project(const Variable& x, bool recompute) const {
+  return autograd::linear(x, autograd::join_rows({q_proj_.weight, k_proj_.weight, v_proj_.weight}),
+                          {}, recompute);
 }
 
 Variable FullAttention::forward(const Variable& x, const nn::MixerContext& context) {
   check_input(x, options_);
-  const Variable o = packed_attention(project(x), split_, context.position, options_.rope_theta,
-                                      attention_options());  // [B, T, H Dv]
+  const Variable o = packed_attention(project(x, context.recompute), split_, context.position,
+                                      options_.rope_theta, attention_options());  // [B, T, H Dv]
   return autograd::linear(o, o_proj_.weight);
 }
 

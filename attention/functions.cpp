@@ -95,22 +95,27 @@ Variable packed_attention(const Variable& packed, const QkvSplit& split, int64_t
   }
   const FlashAttentionOutput out = flash_attention_forward(x.q, x.k, x.v, options);
   const Shape merged{packed.size(0), packed.size(1), split.heads * split.dv()};
-  return record(
-      "packed_attention", out.o.view(merged), {packed},
-      [packed = SavedTensor(packed.data()), o = SavedTensor(out.o), lse = SavedTensor(out.lse),
-       split, rope, options](const Tensor& dout) -> std::vector<Tensor> {
-        const Qkv x = split_qkv(packed.get(), split);
-        const Tensor dpacked = empty_like(packed.get());
-        const Qkv dx = split_qkv(dpacked, split);
-        FlashAttentionGradients grads{dx.q, dx.k, dx.v};
-        flash_attention_backward_into(grads, dout.reshape(o.get().shape()), x.q, x.k, x.v, o.get(),
-                                      lse.get(), options);
-        if (rope.theta > 0) {
-          Tensor turned = queries_and_keys(dpacked, split);
-          rope_into(turned, turned, rope, /*inverse=*/true);
-        }
-        return {dpacked};
-      });
+  return record("packed_attention", out.o.view(merged), {packed},
+                [packed = SavedTensor(packed), turns_again = packed.recomputation() != nullptr,
+                 o = SavedTensor(out.o), lse = SavedTensor(out.lse), split, rope,
+                 options](const Tensor& dout) -> std::vector<Tensor> {
+                  const Tensor turned = packed.get();
+                  if (turns_again && rope.theta > 0) {
+                    Tensor fresh = queries_and_keys(turned, split);
+                    rope_(fresh, rope);
+                  }
+                  const Qkv x = split_qkv(turned, split);
+                  const Tensor dpacked = empty_like(turned);
+                  const Qkv dx = split_qkv(dpacked, split);
+                  FlashAttentionGradients grads{dx.q, dx.k, dx.v};
+                  flash_attention_backward_into(grads, dout.reshape(o.get().shape()), x.q, x.k, x.v,
+                                                o.get(), lse.get(), options);
+                  if (rope.theta > 0) {
+                    Tensor turned_back = queries_and_keys(dpacked, split);
+                    rope_into(turned_back, turned_back, rope, /*inverse=*/true);
+                  }
+                  return {dpacked};
+                });
 }
 
 namespace {

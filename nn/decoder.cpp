@@ -127,8 +127,10 @@ DecoderBlock::Residual DecoderBlock::run(const Residual& x, Mix&& mix, Mlp&& mlp
 DecoderBlock::Residual DecoderBlock::forward(const Residual& x, const MixerContext& context,
                                              double dropout) {
   const auto drop = [&](const Variable& y) { return maybe_dropout(y, dropout, context.generator); };
+  MixerContext for_mixer = context;
+  for_mixer.recompute = recompute_ == Recompute::attention;
   const auto mix = [&](const Variable& in) {
-    if (recompute_ != Recompute::attention) return mixer_.forward(in, context);
+    if (!for_mixer.recompute || mixer_.recomputes()) return mixer_.forward(in, for_mixer);
     return autograd::checkpoint(
         [this, context](const std::vector<Variable>& again) -> std::vector<Variable> {
           return {mixer_.forward(again[0], context)};

@@ -76,7 +76,7 @@ double RunPlan::estimated_bytes() const {
       case nn::Recompute::elementwise:
         return 6 * width + mlp;
       case nn::Recompute::attention:
-        return 2 * width + mlp;
+        return 3 * width + mlp;  // full attention keeps its output
       case nn::Recompute::block:
         return width;
       default:

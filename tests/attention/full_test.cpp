@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 
 #include "weft/autograd/functions/linear.h"
+#include "weft/tensor/allocator.h"
 #include "weft/tensor/ops/matmul.h"
 #include "weft/tensor/ops/rope.h"
 
@@ -145,6 +146,45 @@ TEST(FullAttention, RefusesWhatDoesNotFit) {
             }).find("made for bf16"),
             std::string::npos);
   message_of<ConfigError>([&] { layer->make_cache(1, 0, DType::f32, kCpu); });
+}
+
+TEST(FullAttention, RecomputedProjectionsGiveTheSameBits) {
+  for (const int64_t window : {0, 9}) {
+    for (const double theta : {0.0, 10000.0}) {
+      for (const DType dtype : {DType::f32, DType::bf16}) {
+        const auto layer = make_full({.d_model = 32,
+                                      .n_heads = 4,
+                                      .n_kv_heads = 2,
+                                      .rope_theta = theta,
+                                      .window = window,
+                                      .init_std = 0.5});
+        const Variable x(random_tensor({2, 23, 32}, dtype, 1), true);
+        const Tensor dy = random_tensor({2, 23, 32}, dtype, 2);
+        std::vector<std::vector<float>> expected;
+        int64_t most = 0;
+        for (const bool recompute : {false, true}) {
+          const int64_t start = allocator(kCpu).stats().allocated;
+          const Variable y = layer->forward(x, {.position = 5, .recompute = recompute});
+          const int64_t kept = allocator(kCpu).stats().allocated - start;
+          for (int time = 0; time < 2; ++time) y.backward(dy, /*retain_graph=*/true);
+          std::vector<Variable> leaves = layer->parameters();
+          leaves.push_back(x);
+          std::vector<std::vector<float>> grads = {y.data().to_vector<float>()};
+          for (Variable& leaf : leaves) {
+            grads.push_back(leaf.grad().to_vector<float>());
+            leaf.zero_grad();
+          }
+          if (!recompute) {
+            expected = grads;
+            most = kept;
+          } else {
+            EXPECT_EQ(grads, expected) << window << " " << theta << " " << to_string(dtype);
+            EXPECT_LE(kept, most - 2 * 23 * 64 * static_cast<int64_t>(size_of(dtype)));
+          }
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -34,7 +34,9 @@ class FullAttention final : public nn::SequenceMixer {
   /// Throws ConfigError with value and rule.
   FullAttention(const FullAttentionOptions& options, Generator& generator);
 
+  /// Where it is to recompute, the projections are; what attention gives is kept.
   Variable forward(const Variable& x, const nn::MixerContext& context) override;
+  bool recomputes() const override { return true; }
   std::unique_ptr<nn::MixerCache> make_cache(int64_t batch, int64_t capacity, DType dtype,
                                              Device device) const override;
   Variable prefill(const Variable& x, nn::MixerCache& cache) override;
@@ -49,7 +51,8 @@ class FullAttention final : public nn::SequenceMixer {
 
  private:
   FlashAttentionOptions attention_options() const { return {.window = options_.window}; }
-  Variable project(const Variable& x) const;  // [B, T, E] -> [B, T, split_.width()]
+  /// [B, T, E] -> [B, T, split_.width()]
+  Variable project(const Variable& x, bool recompute = false) const;
 
   FullAttentionOptions options_;
   QkvSplit split_;

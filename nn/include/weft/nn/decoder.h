@@ -19,7 +19,8 @@ enum class Recompute {
   none,
   elementwise,  ///< what a pass over memory gives: outputs of the blocks' norms and, on a GPU, of
                 ///< the MLP's activation
-  attention,    ///< all that lies between the input and the output of the sequence mixers
+  attention,    ///< what lies between the input and the output of the sequence mixers: the
+                ///< projections of full attention, all of others
   block,        ///< all of a block
 };
 

@@ -46,6 +46,8 @@ struct DecodePosition {
 struct MixerContext {
   int64_t position = 0;            ///< absolute position of x's first token, for the rotary phase
   Generator* generator = nullptr;  ///< for dropout; may be null where nothing is drawn
+  /// Backward is to compute again what it can, rather than have it kept (see recomputes()).
+  bool recompute = false;
 };
 
 /// The part of a transformer block that moves information along the sequence: full attention and
@@ -61,6 +63,9 @@ class SequenceMixer : public Module {
 
   /// x [B, T, E] -> [B, T, E]; row t depends on rows 0..t alone.
   virtual Variable forward(const Variable& x, const MixerContext& context) = 0;
+  /// Whether forward() heeds context.recompute by itself, which can spare it the costly part; of
+  /// other mixers all of forward() runs again.
+  virtual bool recomputes() const { return false; }
 
   /// An empty cache for `batch` sequences of at most `capacity` tokens, for activations of type
   /// `dtype`.
