@@ -26,7 +26,7 @@ bool waits_for_kernels() {
 }
 
 bool may_overlap_kernels() {
-  static const bool may = flag("WEFT_CUDA_OVERLAP", true);
+  static const bool may = flag("WEFT_CUDA_OVERLAP", false);
   return may;
 }
 

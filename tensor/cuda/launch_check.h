@@ -10,7 +10,8 @@ namespace weft::cuda {
 
 /// WEFT_CUDA_SYNC=1 in the environment: every launch waits for its kernel.
 bool waits_for_kernels();
-/// False with WEFT_CUDA_OVERLAP=0: no kernel starts before the one in front of it is done.
+/// With WEFT_CUDA_OVERLAP=1 alone: kernels may start before the one in front of them is done. On an
+/// H100 that made decoding steps slower.
 bool may_overlap_kernels();
 
 struct LaunchSize {

@@ -1,7 +1,10 @@
-#include "ops/few_rows_cuda.cuh"
+#include "ops/few_rows_mma_cuda.cuh"
 
 namespace weft {
 
-template bool run_few_rows<bf16>(const FewRowsParams& params, Stream stream);
+template <>
+bool run_few_rows<bf16>(const FewRowsParams& params, Stream stream) {
+  return cuda::run_few_rows_mma(cuda::few_rows_of<bf16>(params), params.settled, stream);
+}
 
 }  // namespace weft

@@ -31,5 +31,11 @@ bool few_rows_product_cuda(const FewRowsParams& params, Stream stream);
 /// The same for checked arguments of type T: float, bf16 or f16.
 template <class T>
 bool run_few_rows(const FewRowsParams& params, Stream stream);
+template <>
+bool run_few_rows<float>(const FewRowsParams& params, Stream stream);
+template <>
+bool run_few_rows<bf16>(const FewRowsParams& params, Stream stream);
+template <>
+bool run_few_rows<f16>(const FewRowsParams& params, Stream stream);
 
 }  // namespace weft
