@@ -99,13 +99,23 @@ peer() {
   if [[ $python != none ]]; then row torch "$python" "$root/benchmarks/peers/$1" "${@:2}"; fi
 }
 
+# recompute_of CASE: the ways in which it is run, those that hold its memory within that of docs/performance.md.
+recompute_of() {
+  case $1 in
+    124m) echo "none" ;;
+    340m-8k) echo "elementwise attention" ;;
+  esac
+}
+
 run_step() {
-  local name shape turn
+  local name shape turn recompute
   for turn in 1 2; do
     for name in "${case_list[@]}"; do
       read -ra shape <<<"$(shape_of "$name")"
-      row "weft-$name" "$weft" bench step --device cuda --no-tie-embeddings --optimizer adamw --grad-clip 1 --dtype bf16 \
-        "${shape[@]}" --steps 20 --warmup 5 --format json
+      for recompute in $(recompute_of "$name"); do
+        row "weft-$name-recompute-$recompute" "$weft" bench step --device cuda --no-tie-embeddings --optimizer adamw \
+          --grad-clip 1 --dtype bf16 "${shape[@]}" --recompute "$recompute" --steps 20 --warmup 5 --format json
+      done
     done
     if ((turn == 1)); then peer torch_gpu_step.py --cases "$cases"; fi
   done
