@@ -1,5 +1,6 @@
 // What every registered mechanism must do, whatever it computes. A new line in registry.cpp is
 // tested here without further work.
+#include <algorithm>
 #include <cctype>
 
 #include <gtest/gtest.h>
@@ -264,6 +265,49 @@ TEST_P(MixerContract, TrainsADecoder) {
     }
   }
   EXPECT_LT(last, 0.8 * first);
+}
+
+TEST_P(MixerContract, RecomputingGivesTheSameBits) {
+  // Where nothing is recorded, as in the first of two runs, another kernel does the absorbed form.
+  const std::vector<std::string>& options = GetParam().options;
+  const bool rounds_otherwise_unrecorded =
+      std::find(options.begin(), options.end(), "form=absorbed") != options.end();
+  const AttentionConfig config{
+      .shape = {.d_model = kWidth, .n_heads = 4, .n_kv_heads = 2, .n_layers = 2, .init_std = 0.1},
+      .schedule = GetParam().mechanism,
+      .options = GetParam().options};
+  std::vector<int64_t> ids;
+  for (int64_t i = 0; i < 40; ++i) ids.push_back(i * i % 13);
+  const Tensor tokens = from_vector(ids, {2, 20});
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    std::vector<std::vector<float>> expected;
+    for (const nn::Recompute recompute : {nn::Recompute::none, nn::Recompute::elementwise,
+                                          nn::Recompute::attention, nn::Recompute::block}) {
+      const nn::DecoderConfig decoder_config{.vocab_size = 13,
+                                             .n_layers = 2,
+                                             .d_model = kWidth,
+                                             .d_ff = 32,
+                                             .init_std = 0.1,
+                                             .compute_dtype = dtype,
+                                             .recompute = recompute};
+      Generator generator(5);
+      nn::DecoderLM model(decoder_config, make_mixer_factory(config, generator), generator);
+      model.loss(tokens, tokens).backward();
+      std::vector<std::vector<float>> grads;
+      for (const Variable& parameter : model.parameters())
+        grads.push_back(parameter.grad().to_vector<float>());
+      if (recompute == nn::Recompute::none) expected = grads;
+      SCOPED_TRACE(::testing::Message() << to_string(dtype) << " " << static_cast<int>(recompute));
+      if (!rounds_otherwise_unrecorded) {
+        EXPECT_EQ(grads, expected);
+        continue;
+      }
+      for (size_t i = 0; i < grads.size(); ++i) {
+        for (size_t k = 0; k < grads[i].size(); ++k)
+          ASSERT_NEAR(grads[i][k], expected[i][k], dtype == DType::f32 ? 1e-5 : 2e-2);
+      }
+    }
+  }
 }
 
 }  // namespace
