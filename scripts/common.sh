@@ -66,11 +66,12 @@ machine_name() {
 # package_version PACKAGE
 package_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo unknown; }
 
-# result_header BENCHMARK COMMAND MACHINE: the keys with which every file of results begins.
+# result_header BENCHMARK COMMAND MACHINE: the keys with which every file of results begins. WEFT_REVISION names the
+# revision where the tree was copied without its history.
 result_header() {
   local revision
-  revision=$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-  if [[ -n $(git -C "$root" status --porcelain --untracked-files=no -- . ':!benchmarks/results' 2>/dev/null) ]]; then revision+=-dirty; fi
+  revision=${WEFT_REVISION:-$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)}
+  if [[ -z ${WEFT_REVISION-} && -n $(git -C "$root" status --porcelain --untracked-files=no -- . ':!benchmarks/results' 2>/dev/null) ]]; then revision+=-dirty; fi
   printf '  "benchmark": "%s",\n  "date": "%s",\n  "revision": "%s",\n  "command": "%s",\n' \
     "$1" "$(date -u +%Y-%m-%d)" "$revision" "$2"
   printf '  "machine": {"name": "%s", "cpu": "%s", "cores": %s, "memory_bytes": %s, "system": "%s", "kernel": "%s"},\n' \
