@@ -46,8 +46,8 @@ inline unsigned blocks_for(int64_t count, int64_t per_block) {
   return static_cast<unsigned>((count + per_block - 1) / per_block);
 }
 
-/// Notes bad input for the host; the first report stays. `op` is a literal of the host that came with
-/// the launch: one of device code would lie in memory that the host cannot read. See fault.h.
+/// Notes bad input for the host, which names the first alone; see fault.h. `op` is a literal of the
+/// host that came with the launch: it cannot read those of device code.
 __device__ inline void report_fault(Fault* fault, FaultKind kind, const char* op, int64_t value = 0,
                                     int64_t limit = 0) {
   if (atomicCAS(&fault->kind, static_cast<unsigned>(FaultKind::none),

@@ -242,8 +242,7 @@ TEST_F(CudaMemory, SaysHowMuchIsMissing) {
     FAIL() << "no error";
   } catch (const OutOfMemoryError& error) {
     const std::string text = error.what();
-    for (const char* part :
-         {"cuda:0", "requested 131072.00 GiB", "free", "cached", "peak"})
+    for (const char* part : {"cuda:0", "requested 131072.00 GiB", "free", "cached", "peak"})
       EXPECT_NE(text.find(part), std::string::npos) << text;
   }
   EXPECT_EQ(ones({3}, DType::f32, kGpu).to_vector<float>(), (std::vector<float>{1, 1, 1}));

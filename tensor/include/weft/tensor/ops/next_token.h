@@ -21,10 +21,10 @@ struct TokenState {
                     ///< may be undefined
 };
 
-/// Takes the largest of the first `count` logits [B, V] of each row, the first of equals, infinities and NaN left out; -1 where none is finite. It becomes the
-/// row's token and, where position < S, history[b, position]; then the position grows by one. With
-/// `settled` a GPU starts before earlier kernels are done. Throws ShapeError, DTypeError,
-/// DeviceError.
+/// Takes the largest of the first `count` logits [B, V] of each row, the first of equals,
+/// infinities and NaN left out; -1 where none is finite. It becomes the row's token and, where
+/// position < S, history[b, position]; then the position grows by one. With `settled` a GPU starts
+/// before earlier kernels are done. Throws ShapeError, DTypeError, DeviceError.
 void take_largest(const Tensor& logits, int64_t count, TokenState& state, bool settled = false);
 
 }  // namespace weft
