@@ -84,7 +84,9 @@ void expect_replays_agree(const DecodeCase& c, DType dtype, int64_t batch, int64
   }
   EXPECT_GT(loop.nodes(), 0);
   // A layer takes five kernels: two products, attention, and two products of the MLP.
-  if (batch <= 8) EXPECT_LE(loop.nodes(), 5 * model->n_layers() + 3);
+  if (batch <= 8) {
+    EXPECT_LE(loop.nodes(), 5 * model->n_layers() + 3);
+  }
 }
 
 TEST_F(GenerationOnGpu, ReplaysAgreeWithStepsOneByOne) {
@@ -123,7 +125,9 @@ TEST_F(GenerationOnGpu, KernelsThatOverlapGiveTheBitsOfThoseThatDoNot) {
       single.set_tokens({replayed[i]});
       single.step();
       ASSERT_EQ(single.chosen(0)[0], replayed[i + 1]) << to_string(dtype) << " step " << i;
-      if (i == 39) EXPECT_TRUE(testing::same_bits_on_gpu(single.logits(), loop.logits()));
+      if (i == 39) {
+        EXPECT_TRUE(testing::same_bits_on_gpu(single.logits(), loop.logits()));
+      }
     }
   }
 }
