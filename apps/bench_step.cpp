@@ -40,6 +40,7 @@ struct StepBenchOptions {
   std::string attention_backend = "automatic";
   std::string format = "text";
   std::string profile;
+  bool peer = false;
 
   void add_to(Options& options) {
     model.add_to(options);
@@ -53,9 +54,31 @@ struct StepBenchOptions {
     add_device_options(options, &device, &attention_backend, /*in_config=*/true);
     options.add("format", &format, "of the result on stdout", {"text", "csv", "json"});
     add_profile_option(options, &profile);
+    options.add("peer", &peer, "say how the yardsticks are run, then stop").not_in_config();
     optimizer.add_to(options);
   }
 };
+
+constexpr const char* kPeers =
+    "Yardsticks that train the same decoder on random tokens; run them on the same machine in the "
+    "same "
+    "hour.\n"
+    "\n"
+    "GPU, PyTorch with torch.compile, bf16 autocast, fused AdamW (a Python with PyTorch is "
+    "needed):\n"
+    "  scripts/bench-gpu.sh --suites step           Weft and PyTorch by turns, into a result file\n"
+    "  python3 benchmarks/peers/torch_gpu_step.py   PyTorch alone, cases 124m and 340m-8k\n"
+    "Weft's side of the case 124m:\n"
+    "  weft bench step --device cuda --dtype bf16 --n-layers 12 --d-model 768 --n-heads 12 --d-ff "
+    "2048 "
+    "\\\n"
+    "    --vocab-size 50304 --seq-len 1024 --batch-size 32 --optimizer adamw --grad-clip 1\n"
+    "\n"
+    "CPU, libtorch (installed by scripts/setup.sh --with peers):\n"
+    "  scripts/bench.sh                             Weft and libtorch by turns, into a result "
+    "file\n"
+    "\n"
+    "benchmarks/README.md says how the numbers are taken, docs/performance.md what they were.\n";
 
 }  // namespace
 
@@ -73,6 +96,10 @@ int bench_step(const std::vector<std::string>& arguments) {
   train_config.add_to(train_options);
   options.accept_config_of(train_options);
   if (!options.parse(arguments)) return kDone;
+  if (config.peer) {
+    std::cout << kPeers;
+    return kDone;
+  }
   if (config.vocab_size == 0) config.vocab_size = 256;
   if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
 

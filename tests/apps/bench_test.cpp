@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <filesystem>
 #include <set>
 #include <string>
 #include <vector>
@@ -128,6 +129,17 @@ Arguments small_decode(const Arguments& more) {
                          "--new-tokens", "6",      "--vocab-size", "50", "--device",   "cpu"};
   arguments.insert(arguments.end(), more.begin(), more.end());
   return arguments;
+}
+
+TEST(BenchStep, NamesYardsticksThatExist) {
+  const Outcome outcome = weft({"bench", "step", "--peer"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* path :
+       {"scripts/bench-gpu.sh", "scripts/bench.sh", "benchmarks/peers/torch_gpu_step.py",
+        "benchmarks/README.md", "docs/performance.md"}) {
+    EXPECT_THAT(outcome.out, HasSubstr(path));
+    EXPECT_TRUE(std::filesystem::exists(std::filesystem::path(WEFT_SOURCE_DIR) / path)) << path;
+  }
 }
 
 TEST(BenchDecode, TellsTheSpeedAndItsBound) {
