@@ -162,6 +162,7 @@ void time_attention(const Settings& settings, int64_t batch, int64_t heads, int6
 }  // namespace
 
 int main(int argc, char** argv) {
+  setenv("WEFT_CUDA_OVERLAP", "1", /*overwrite=*/1);  // which cases ask for it says each row
   Settings settings;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string_view flag = argv[i], value = argv[i + 1];

@@ -1,6 +1,8 @@
 // Generation on the GPU: replays of the captured step against steps one by one, and the CPU.
 #include "weft/nn/generation.h"
 
+#include <cstdlib>
+
 #include "weft/nn/decode_loop.h"
 
 #include "attention_cuda_test_data.h"
@@ -15,6 +17,10 @@ using testing::kGpu;
 using testing::make_decode_model;
 using testing::prompt_rows;
 using testing::relative_error;
+
+/// Kernels may start before the one in front of them is done in this program, and do not in the
+/// others, so that both ways are tested. Read once by the library, so it is set before main().
+const bool overlap_is_asked_for = setenv("WEFT_CUDA_OVERLAP", "1", /*overwrite=*/0) == 0;
 
 class GenerationOnGpu : public testing::OnGpu {};
 
@@ -101,6 +107,7 @@ TEST_F(GenerationOnGpu, ReplaysAgreeWithStepsOneByOne) {
 }
 
 TEST_F(GenerationOnGpu, KernelsThatOverlapGiveTheBitsOfThoseThatDoNot) {
+  ASSERT_TRUE(overlap_is_asked_for);
   // The first step runs its kernels one by one, a replay starts each before the one in front ends.
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const DecodeCase c{"full", {}, 4};

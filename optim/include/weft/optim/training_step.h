@@ -24,7 +24,7 @@ struct MicroBatch {
 struct TrainingStepOptions {
   double grad_clip = 0;  ///< largest global gradient norm; 0 clips nothing
   /// On a GPU, record the work of the second step as a CUDA graph and replay it from then on, which
-  /// frees the host from some thousand launches a step. A loss that draws random numbers must not
+  /// frees the host from hundreds of launches a step. A loss that draws random numbers must not
   /// be recorded: every replay would draw the same.
   bool use_graph = true;
   /// Multiplies the loss, for activations of f16; must outlive the steps. A step whose gradients

@@ -20,8 +20,9 @@ struct MatmulOptions {
 /// Leading (batch) axes broadcast. A vector counts as a row [1, K] on the left and a column [K, 1]
 /// on the right, and the axis added for that is dropped from the result. Operands are f64, f32,
 /// bf16 or f16, both the same; sums are kept in f32 (f64 for f64). Views are read in place as long
-/// as one of their last two axes is dense. K = 0 gives zeros. Throws ShapeError, DTypeError,
-/// DeviceError.
+/// as one of their last two axes is dense. K = 0 gives zeros. The order of the sums of a large
+/// product on a GPU can differ between runs of a program, as the fastest algorithm is found by
+/// timing; not under set_deterministic(true). Throws ShapeError, DTypeError, DeviceError.
 Tensor matmul(const Tensor& a, const Tensor& b, const MatmulOptions& options = {});
 
 /// out = alpha a b + beta out, in place. `out` has the shape of matmul(a, b), the operands' type or
