@@ -73,8 +73,11 @@ mkdir -p "$out"
 data=$out/data.h5
 # A --device among the flags of train counts here as well.
 device=()
-for ((i = 0; i + 1 < ${#train_flags[@]}; ++i)); do
-  if [[ ${train_flags[i]} == --device ]]; then device=(--device "${train_flags[i + 1]}"); fi
+for ((i = 0; i < ${#train_flags[@]}; ++i)); do
+  case ${train_flags[i]} in
+    --device=*) device=("${train_flags[i]}") ;;
+    --device) device=(--device "${train_flags[i + 1]-}") ;;
+  esac
 done
 used=$("$weft" bench step --n-layers 1 --d-model 32 --n-heads 1 --d-ff 32 --seq-len 8 --batch-size 1 --steps 1 \
   ${device[@]+"${device[@]}"} --format csv | column device) || die "a training step of a tiny model failed"
