@@ -3,8 +3,17 @@
 #include "weft/autograd/node.h"
 
 namespace weft::autograd {
+namespace {
+
+/// Without a backward pass there is no use for the positions of maxima.
+bool needs_indices(const Variable& x) {
+  return !x.defined() || (grad_enabled() && x.requires_grad());
+}
+
+}  // namespace
 
 Variable max_pool2d(const Variable& x, const Pool2dOptions& options) {
+  if (!needs_indices(x)) return Variable(weft::max_pool2d(x.data(), options));
   MaxPoolResult result = max_pool2d_forward(x.data(), options);
   return record("max_pool2d", result.y, {x},
                 [indices = SavedTensor(result.indices),
@@ -21,6 +30,7 @@ Variable avg_pool2d(const Variable& x, const Pool2dOptions& options) {
 }
 
 Variable max_pool1d(const Variable& x, const Pool1dOptions& options) {
+  if (!needs_indices(x)) return Variable(weft::max_pool1d(x.data(), options));
   MaxPoolResult result = max_pool1d_forward(x.data(), options);
   return record("max_pool1d", result.y, {x},
                 [indices = SavedTensor(result.indices),

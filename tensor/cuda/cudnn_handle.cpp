@@ -54,6 +54,10 @@ std::string last_message() {
   return text.data();
 }
 
+std::string failure(cudnnStatus_t status, const char* call) {
+  return fmt::format("{} failed: {} ({})", call, cudnnGetErrorString(status), last_message());
+}
+
 }  // namespace
 
 std::string version() {
@@ -63,10 +67,16 @@ std::string version() {
 
 void check(cudnnStatus_t status, const char* call) {
   if (status == CUDNN_STATUS_SUCCESS) return;
-  const std::string text =
-      fmt::format("{} failed: {} ({})", call, cudnnGetErrorString(status), last_message());
+  const std::string text = failure(status, call);
   if (CUDNN_STATUS_CATEGORY(status) == CUDNN_STATUS_NOT_SUPPORTED) throw UnsupportedGraph(text);
   throw CudaError(text);
+}
+
+std::string refusal(cudnnStatus_t status, const char* call) {
+  if (status == CUDNN_STATUS_SUCCESS) return "";
+  const std::string text = failure(status, call);
+  if (CUDNN_STATUS_CATEGORY(status) == CUDNN_STATUS_EXECUTION_FAILED) throw CudaError(text);
+  return text;
 }
 
 Handle::Handle(Stream stream) : stream_(stream), guard_(stream.device().index) {

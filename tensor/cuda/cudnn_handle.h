@@ -24,6 +24,8 @@ std::string version();
 
 /// Throws CudaError, or UnsupportedGraph where `status` says so, with cuDNN's last message.
 void check(cudnnStatus_t status, const char* call);
+/// Why a call did nothing: empty where it succeeded. Throws CudaError where it began and failed.
+std::string refusal(cudnnStatus_t status, const char* call);
 
 /// A handle whose work goes to `stream`; the stream's device is the current one of the thread for
 /// this object's life. Handles are kept for the next user, since making one takes long, and no two

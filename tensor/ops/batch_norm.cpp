@@ -1,5 +1,7 @@
 #include "weft/tensor/ops/batch_norm.h"
 
+#include <utility>
+
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 #include "weft/tensor/ops/arithmetic.h"
@@ -11,11 +13,10 @@
 namespace weft {
 namespace {
 
-constexpr Kernel<void(const Tensor&, Tensor&, Tensor&, Stream)> kStatistics{
-    "batch_norm", &batch_statistics_cpu, WEFT_CUDA_KERNEL(batch_statistics_cuda)};
-constexpr Kernel<void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
-                      Tensor&, Stream)>
-    kNormalize{"batch_norm", &batch_normalize_cpu, WEFT_CUDA_KERNEL(batch_normalize_cuda)};
+constexpr Kernel<void(BatchNormTrainParams&, Stream)> kTrain{
+    "batch_norm", &batch_norm_train_cpu, WEFT_CUDA_KERNEL(batch_norm_train_cuda)};
+constexpr Kernel<void(BatchNormEvalParams&, Stream)> kEval{"batch_norm", &batch_norm_eval_cpu,
+                                                           WEFT_CUDA_KERNEL(batch_norm_eval_cuda)};
 constexpr Kernel<void(BatchNormBackwardParams&, Stream)> kBackward{
     "batch_norm_backward", &batch_norm_backward_cpu, WEFT_CUDA_KERNEL(batch_norm_backward_cuda)};
 
@@ -66,14 +67,6 @@ Tensor with_one_inner_axis(const Tensor& x) {
   return x.contiguous().view({x.size(0), x.size(1), inner});
 }
 
-Tensor normalize(const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& gain,
-                 const Tensor& bias) {
-  Tensor y = empty({x.size(0), x.size(1), x.size(2)}, x.dtype(), x.device());
-  if (x.numel() > 0)
-    kNormalize(x.device())(x, mean, rstd, gain, bias, y, current_stream(x.device()));
-  return y;
-}
-
 /// running = (1 - momentum) running + momentum batch.
 void update_average(Tensor& running, const Tensor& batch, double momentum) {
   mul_(running, 1 - momentum);
@@ -81,6 +74,20 @@ void update_average(Tensor& running, const Tensor& batch, double momentum) {
 }
 
 }  // namespace
+
+Tensor inverse_deviation(const Tensor& variance, double eps) {
+  return rsqrt(add(variance, eps));
+}
+
+void finish_statistics(BatchNormTrainParams& params, const Tensor& variance) {
+  if (params.running.mean.defined()) {
+    const auto count =
+        static_cast<double>(params.x.size(0)) * static_cast<double>(params.x.size(2));
+    update_average(params.running.mean, params.mean, params.momentum);
+    update_average(params.running.variance, mul(variance, count / (count - 1)), params.momentum);
+  }
+  params.rstd = inverse_deviation(variance, params.eps);
+}
 
 BatchNormResult batch_norm_train(const Tensor& x, const Tensor& gain, const Tensor& bias,
                                  RunningStatistics running, double momentum, double eps) {
@@ -95,25 +102,21 @@ BatchNormResult batch_norm_train(const Tensor& x, const Tensor& gain, const Tens
     statistic(kOp, "running mean", running.mean, x);
     statistic(kOp, "running variance", running.variance, x);
   }
-  const Tensor factor = parameter(kOp, "gain", gain, 1, x);
-  const Tensor shift = parameter(kOp, "bias", bias, 0, x);
-  const Tensor input = with_one_inner_axis(x);
-  const int64_t count = input.size(0) * input.size(2);
+  BatchNormTrainParams params;
+  params.x = with_one_inner_axis(x);
+  params.gain = parameter(kOp, "gain", gain, 1, x);
+  params.bias = parameter(kOp, "bias", bias, 0, x);
+  params.running = std::move(running);
+  params.momentum = momentum;
+  params.eps = eps;
+  const int64_t count = params.x.size(0) * params.x.size(2);
   WEFT_CHECK(count >= 2 || x.size(1) == 0, ShapeError,
              "{}: training needs at least 2 elements a channel, x {} has {}", kOp, x, count);
-  BatchNormResult result;
-  result.mean = empty({x.size(1)}, accumulator_type(x.dtype()), x.device());
-  Tensor variance = empty_like(result.mean);
-  if (x.numel() > 0)
-    kStatistics(x.device())(input, result.mean, variance, current_stream(x.device()));
-  if (running.mean.defined()) {
-    const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
-    update_average(running.mean, result.mean, momentum);
-    update_average(running.variance, mul(variance, unbiased), momentum);
-  }
-  result.rstd = rsqrt(add(variance, eps));
-  result.y = normalize(input, result.mean, result.rstd, factor, shift).view(x.shape());
-  return result;
+  params.y = empty(params.x.shape(), x.dtype(), x.device());
+  params.mean = empty({x.size(1)}, accumulator_type(x.dtype()), x.device());
+  params.rstd = empty_like(params.mean);
+  if (x.numel() > 0) kTrain(x.device())(params, current_stream(x.device()));
+  return {params.y.view(x.shape()), params.mean, params.rstd};
 }
 
 Tensor batch_norm_eval(const Tensor& x, const Tensor& gain, const Tensor& bias,
@@ -121,11 +124,16 @@ Tensor batch_norm_eval(const Tensor& x, const Tensor& gain, const Tensor& bias,
   constexpr const char* kOp = "batch_norm";
   check_input(kOp, x);
   check_eps(kOp, eps);
-  const Tensor mean = statistic(kOp, "running mean", running.mean, x);
-  const Tensor variance = statistic(kOp, "running variance", running.variance, x);
-  return normalize(with_one_inner_axis(x), mean, rsqrt(add(variance, eps)),
-                   parameter(kOp, "gain", gain, 1, x), parameter(kOp, "bias", bias, 0, x))
-      .view(x.shape());
+  BatchNormEvalParams params;
+  params.x = with_one_inner_axis(x);
+  params.gain = parameter(kOp, "gain", gain, 1, x);
+  params.bias = parameter(kOp, "bias", bias, 0, x);
+  params.mean = statistic(kOp, "running mean", running.mean, x);
+  params.variance = statistic(kOp, "running variance", running.variance, x);
+  params.eps = eps;
+  params.y = empty(params.x.shape(), x.dtype(), x.device());
+  if (x.numel() > 0) kEval(x.device())(params, current_stream(x.device()));
+  return params.y.view(x.shape());
 }
 
 BatchNormGrads batch_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& gain,
@@ -152,8 +160,8 @@ BatchNormGrads batch_norm_backward(const Tensor& dy, const Tensor& x, const Tens
 }
 
 void list_batch_norm_ops(OpTable& table) {
-  table.add(kStatistics, kFloatingTypes, {"batch_norm_train"});
-  table.add(kNormalize, kFloatingTypes, {"batch_norm_eval"});
+  table.add(kTrain, kFloatingTypes, {"batch_norm_train"});
+  table.add(kEval, kFloatingTypes, {"batch_norm_eval"});
   table.add(kBackward, kFloatingTypes);
 }
 

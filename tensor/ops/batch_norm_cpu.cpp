@@ -45,9 +45,8 @@ double sum_channel(const Sizes& sizes, int64_t channel, Term&& term) {
   return total;
 }
 
-}  // namespace
-
-void batch_statistics_cpu(const Tensor& x, Tensor& mean, Tensor& variance, Stream /*stream*/) {
+/// Mean and variance (of the population) of each channel.
+void statistics(const Tensor& x, Tensor& mean, Tensor& variance) {
   const Sizes sizes(x);
   dispatch_floating(x.dtype(), "batch_norm", [&]<class T>() {
     using Acc = accumulator_t<T>;
@@ -68,8 +67,9 @@ void batch_statistics_cpu(const Tensor& x, Tensor& mean, Tensor& variance, Strea
   });
 }
 
-void batch_normalize_cpu(const Tensor& x, const Tensor& mean, const Tensor& rstd,
-                         const Tensor& gain, const Tensor& bias, Tensor& y, Stream /*stream*/) {
+/// y = (x - mean) * rstd * gain + bias.
+void normalize(const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& gain,
+               const Tensor& bias, Tensor& y) {
   const Sizes sizes(x);
   dispatch_floating(x.dtype(), "batch_norm", [&]<class T>() {
     using Acc = accumulator_t<T>;
@@ -87,6 +87,20 @@ void batch_normalize_cpu(const Tensor& x, const Tensor& mean, const Tensor& rstd
       });
     });
   });
+}
+
+}  // namespace
+
+void batch_norm_train_cpu(BatchNormTrainParams& params, Stream /*stream*/) {
+  Tensor variance = empty_like(params.mean);
+  statistics(params.x, params.mean, variance);
+  finish_statistics(params, variance);
+  normalize(params.x, params.mean, params.rstd, params.gain, params.bias, params.y);
+}
+
+void batch_norm_eval_cpu(BatchNormEvalParams& params, Stream /*stream*/) {
+  normalize(params.x, params.mean, inverse_deviation(params.variance, params.eps), params.gain,
+            params.bias, params.y);
 }
 
 void batch_norm_backward_cpu(BatchNormBackwardParams& params, Stream /*stream*/) {

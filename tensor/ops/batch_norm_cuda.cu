@@ -1,5 +1,6 @@
-// Batch normalisation: a block reduces one channel, in a fixed order, so that results repeat to the
-// bit. Sums are kept in double, as on the CPU: a channel can hold millions of elements.
+// Batch normalisation: cuDNN where batch_norm_cudnn.h has it, else a block reduces one channel, in
+// a fixed order, so that results repeat to the bit. Sums are kept in double, as on the CPU: a
+// channel can hold millions of elements.
 #include <algorithm>
 
 #include "weft/tensor/dispatch.h"
@@ -7,6 +8,9 @@
 #include "cuda/element.cuh"
 #include "cuda/launch.cuh"
 #include "ops/batch_norm_kernels.h"
+#ifdef WEFT_HAVE_CUDNN
+#include "ops/batch_norm_cudnn.h"
+#endif
 
 namespace weft {
 namespace {
@@ -117,9 +121,8 @@ __global__ void batch_norm_backward_kernel(BackwardArguments<T> p, Sizes sizes) 
   });
 }
 
-}  // namespace
-
-void batch_statistics_cuda(const Tensor& x, Tensor& mean, Tensor& variance, Stream stream) {
+/// Mean and variance (of the population) of each channel.
+void statistics(const Tensor& x, Tensor& mean, Tensor& variance, Stream stream) {
   dispatch_floating(x.dtype(), "batch_norm", [&]<class T>() {
     using Acc = accumulator_t<T>;
     cuda::launch("batch_norm", stream, {static_cast<unsigned>(x.size(1)), kThreads},
@@ -128,8 +131,9 @@ void batch_statistics_cuda(const Tensor& x, Tensor& mean, Tensor& variance, Stre
   });
 }
 
-void batch_normalize_cuda(const Tensor& x, const Tensor& mean, const Tensor& rstd,
-                          const Tensor& gain, const Tensor& bias, Tensor& y, Stream stream) {
+/// y = (x - mean) * rstd * gain + bias.
+void normalize(const Tensor& x, const Tensor& mean, const Tensor& rstd, const Tensor& gain,
+               const Tensor& bias, Tensor& y, Stream stream) {
   dispatch_floating(x.dtype(), "batch_norm", [&]<class T>() {
     using Acc = accumulator_t<T>;
     cuda::launch("batch_norm", stream, {cuda::blocks_for(x.numel(), kThreads), kThreads},
@@ -138,7 +142,30 @@ void batch_normalize_cuda(const Tensor& x, const Tensor& mean, const Tensor& rst
   });
 }
 
+}  // namespace
+
+void batch_norm_train_cuda(BatchNormTrainParams& params, Stream stream) {
+#ifdef WEFT_HAVE_CUDNN
+  if (cuda::batch_norm_train_cudnn(params, stream)) return;
+#endif
+  Tensor variance = empty_like(params.mean);
+  statistics(params.x, params.mean, variance, stream);
+  finish_statistics(params, variance);
+  normalize(params.x, params.mean, params.rstd, params.gain, params.bias, params.y, stream);
+}
+
+void batch_norm_eval_cuda(BatchNormEvalParams& params, Stream stream) {
+#ifdef WEFT_HAVE_CUDNN
+  if (cuda::batch_norm_eval_cudnn(params, stream)) return;
+#endif
+  normalize(params.x, params.mean, inverse_deviation(params.variance, params.eps), params.gain,
+            params.bias, params.y, stream);
+}
+
 void batch_norm_backward_cuda(BatchNormBackwardParams& params, Stream stream) {
+#ifdef WEFT_HAVE_CUDNN
+  if (cuda::batch_norm_backward_cudnn(params, stream)) return;
+#endif
   dispatch_floating(params.x.dtype(), "batch_norm_backward", [&]<class T>() {
     using Acc = accumulator_t<T>;
     const BackwardArguments<T> arguments{

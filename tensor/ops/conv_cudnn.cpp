@@ -1,49 +1,33 @@
 #include "ops/conv_cudnn.h"
 
 #include <array>
-#include <limits>
 #include <memory>
-
-#include <cudnn.h>
+#include <string>
 
 #include "weft/tensor/check.h"
 
-#include "cuda/cudnn_graph.h"
-#include "cuda/cudnn_handle.h"
+#include "cuda/cudnn_choice.h"
+#include "cuda/cudnn_layers.h"
 
 namespace weft::cuda {
 namespace {
 
+using cudnn::describe_tensor;
+using cudnn::Factors;
+using cudnn::TensorDescriptor;
+
 struct DescriptorDeleter {
-  void operator()(cudnnTensorStruct* it) const { cudnnDestroyTensorDescriptor(it); }
   void operator()(cudnnFilterStruct* it) const { cudnnDestroyFilterDescriptor(it); }
   void operator()(cudnnConvolutionStruct* it) const { cudnnDestroyConvolutionDescriptor(it); }
 };
-using TensorDescriptor = std::unique_ptr<cudnnTensorStruct, DescriptorDeleter>;
 using FilterDescriptor = std::unique_ptr<cudnnFilterStruct, DescriptorDeleter>;
 using ConvDescriptor = std::unique_ptr<cudnnConvolutionStruct, DescriptorDeleter>;
 
-/// The library counts in int.
 bool fits(const ConvGeometry& g) {
-  constexpr int64_t kMost = std::numeric_limits<int>::max();
   const auto& o = g.options;
-  for (const int64_t size : {g.batch * g.channels * g.height * g.width, g.out_channels * g.taps(),
-                             g.batch * g.out_channels * g.out_size(), o.padding[0], o.padding[1],
-                             o.stride[0], o.stride[1], o.dilation[0], o.dilation[1]}) {
-    if (size > kMost) return false;
-  }
-  return true;
-}
-
-TensorDescriptor describe_tensor(DType dtype, int64_t images, int64_t channels, int64_t height,
-                                 int64_t width) {
-  cudnnTensorDescriptor_t raw = nullptr;
-  WEFT_CUDNN_CHECK(cudnnCreateTensorDescriptor(&raw));
-  TensorDescriptor descriptor(raw);
-  WEFT_CUDNN_CHECK(cudnnSetTensor4dDescriptor(raw, CUDNN_TENSOR_NCHW, cudnn::data_type(dtype),
-                                              static_cast<int>(images), static_cast<int>(channels),
-                                              static_cast<int>(height), static_cast<int>(width)));
-  return descriptor;
+  return cudnn::fit_int({g.batch * g.channels * g.height * g.width, g.out_channels * g.taps(),
+                         g.batch * g.out_channels * g.out_size(), o.padding[0], o.padding[1],
+                         o.stride[0], o.stride[1], o.dilation[0], o.dilation[1]});
 }
 
 /// The descriptors of a convolution whose tensors have type `dtype`.
@@ -79,20 +63,6 @@ struct Description {
   }
 };
 
-/// The factors of cudnnConvolution*: floats, doubles for f64.
-struct Factors {
-  double wide[2];
-  float narrow[2];
-  bool is_double;
-
-  Factors(DType dtype, double alpha, double beta)
-      : wide{alpha, beta},
-        narrow{static_cast<float>(alpha), static_cast<float>(beta)},
-        is_double(dtype == DType::f64) {}
-  const void* alpha() const { return is_double ? static_cast<const void*>(&wide[0]) : &narrow[0]; }
-  const void* beta() const { return is_double ? static_cast<const void*>(&wide[1]) : &narrow[1]; }
-};
-
 constexpr size_t kMostWorkspace = size_t{256} << 20;
 constexpr int kMostAlgorithms = 16;
 
@@ -109,76 +79,85 @@ const Performance* choose(const std::array<Performance, kMostAlgorithms>& sugges
   return nullptr;
 }
 
-Tensor workspace_of(size_t bytes, Device device) {
-  return empty({static_cast<int64_t>(bytes)}, DType::u8, device);
+/// The library's two functions of a direction: they take the operands and the result in one order.
+template <class Performance, class Suggest, class Run>
+struct Direction {
+  Suggest* suggest;
+  Run* run;
+};
+template <class Performance, class Suggest, class Run>
+constexpr Direction<Performance, Suggest, Run> direction(Suggest* suggest, Run* run) {
+  return {suggest, run};
+}
+constexpr auto kForward = direction<cudnnConvolutionFwdAlgoPerf_t>(
+    &cudnnGetConvolutionForwardAlgorithm_v7, &cudnnConvolutionForward);
+constexpr auto kBackwardInput = direction<cudnnConvolutionBwdDataAlgoPerf_t>(
+    &cudnnGetConvolutionBackwardDataAlgorithm_v7, &cudnnConvolutionBackwardData);
+constexpr auto kBackwardWeight = direction<cudnnConvolutionBwdFilterAlgoPerf_t>(
+    &cudnnGetConvolutionBackwardFilterAlgorithm_v7, &cudnnConvolutionBackwardFilter);
+
+/// A tensor and its descriptor among those of the convolution.
+template <class Descriptor>
+struct Operand {
+  Descriptor Description::*descriptor;
+  const Tensor& tensor;
+};
+template <class Descriptor>
+Operand(Descriptor Description::*, const Tensor&) -> Operand<Descriptor>;
+
+/// result = a convolved with b + beta result, in the sense of the direction.
+template <class Performance, class Suggest, class Run, class A, class B, class C>
+bool convolve(const char* op, const Direction<Performance, Suggest, Run>& direction,
+              const Operand<A>& a, const Operand<B>& b, const Operand<C>& result, double beta,
+              const ConvGeometry& geometry, Stream stream) {
+  const DType dtype = result.tensor.dtype();
+  return cudnn::run_by_cudnn(op, dtype, stream.device(), [&]() -> std::string {
+    if (!fits(geometry)) return "sizes beyond 2^31";
+    const cudnn::Handle handle(stream);
+    const Description d(geometry, dtype);
+    const auto descriptor = [&](const auto& operand) { return (d.*operand.descriptor).get(); };
+    std::array<Performance, kMostAlgorithms> suggestions;
+    int count = 0;
+    std::string refusal = cudnn::refusal(
+        direction.suggest(handle, descriptor(a), descriptor(b), d.conv.get(), descriptor(result),
+                          kMostAlgorithms, &count, suggestions.data()),
+        "choosing an algorithm");
+    if (!refusal.empty()) return refusal;
+    const Performance* const chosen = choose(suggestions, count);
+    if (chosen == nullptr) return "no algorithm that repeats to the bit";
+    WEFT_CUDNN_CHECK(cudnnSetConvolutionMathType(d.conv.get(), chosen->mathType));
+    const Tensor workspace =
+        empty({static_cast<int64_t>(chosen->memory)}, DType::u8, stream.device());
+    const Factors factors(dtype, 1, beta);
+    return cudnn::refusal(
+        direction.run(handle, factors.alpha(), descriptor(a), a.tensor.raw_data(), descriptor(b),
+                      b.tensor.raw_data(), d.conv.get(), chosen->algo, workspace.raw_data(),
+                      chosen->memory, factors.beta(), descriptor(result), result.tensor.raw_data()),
+        "the convolution");
+  });
 }
 
 }  // namespace
 
 bool conv2d_forward_cudnn(const Tensor& x, const Tensor& weight, Tensor& y,
                           const ConvGeometry& geometry, Stream stream) {
-  if (!fits(geometry)) return false;
-  const cudnn::Handle handle(stream);
-  const Description d(geometry, x.dtype());
-  std::array<cudnnConvolutionFwdAlgoPerf_t, kMostAlgorithms> suggestions;
-  int count = 0;
-  if (cudnnGetConvolutionForwardAlgorithm_v7(handle, d.x.get(), d.weight.get(), d.conv.get(),
-                                             d.y.get(), kMostAlgorithms, &count,
-                                             suggestions.data()) != CUDNN_STATUS_SUCCESS)
-    return false;
-  const auto* const chosen = choose(suggestions, count);
-  if (chosen == nullptr) return false;
-  WEFT_CUDNN_CHECK(cudnnSetConvolutionMathType(d.conv.get(), chosen->mathType));
-  const Tensor workspace = workspace_of(chosen->memory, x.device());
-  const Factors factors(x.dtype(), 1, 1);  // added to the bias, which y holds
-  return cudnnConvolutionForward(handle, factors.alpha(), d.x.get(), x.raw_data(), d.weight.get(),
-                                 weight.raw_data(), d.conv.get(), chosen->algo,
-                                 workspace.raw_data(), chosen->memory, factors.beta(), d.y.get(),
-                                 y.raw_data()) == CUDNN_STATUS_SUCCESS;
+  // Added to the bias, which y holds.
+  return convolve("conv2d", kForward, Operand{&Description::x, x},
+                  Operand{&Description::weight, weight}, Operand{&Description::y, y}, 1, geometry,
+                  stream);
 }
 
 bool conv2d_backward_input_cudnn(const Tensor& dy, const Tensor& weight, Tensor& dx,
                                  const ConvGeometry& geometry, Stream stream) {
-  if (!fits(geometry)) return false;
-  const cudnn::Handle handle(stream);
-  const Description d(geometry, dy.dtype());
-  std::array<cudnnConvolutionBwdDataAlgoPerf_t, kMostAlgorithms> suggestions;
-  int count = 0;
-  if (cudnnGetConvolutionBackwardDataAlgorithm_v7(handle, d.weight.get(), d.y.get(), d.conv.get(),
-                                                  d.x.get(), kMostAlgorithms, &count,
-                                                  suggestions.data()) != CUDNN_STATUS_SUCCESS)
-    return false;
-  const auto* const chosen = choose(suggestions, count);
-  if (chosen == nullptr) return false;
-  WEFT_CUDNN_CHECK(cudnnSetConvolutionMathType(d.conv.get(), chosen->mathType));
-  const Tensor workspace = workspace_of(chosen->memory, dy.device());
-  const Factors factors(dy.dtype(), 1, 0);
-  return cudnnConvolutionBackwardData(handle, factors.alpha(), d.weight.get(), weight.raw_data(),
-                                      d.y.get(), dy.raw_data(), d.conv.get(), chosen->algo,
-                                      workspace.raw_data(), chosen->memory, factors.beta(),
-                                      d.x.get(), dx.raw_data()) == CUDNN_STATUS_SUCCESS;
+  return convolve("conv2d_backward_input", kBackwardInput, Operand{&Description::weight, weight},
+                  Operand{&Description::y, dy}, Operand{&Description::x, dx}, 0, geometry, stream);
 }
 
 bool conv2d_backward_weight_cudnn(const Tensor& dy, const Tensor& x, Tensor& dweight,
                                   const ConvGeometry& geometry, Stream stream) {
-  if (!fits(geometry)) return false;
-  const cudnn::Handle handle(stream);
-  const Description d(geometry, dweight.dtype());
-  std::array<cudnnConvolutionBwdFilterAlgoPerf_t, kMostAlgorithms> suggestions;
-  int count = 0;
-  if (cudnnGetConvolutionBackwardFilterAlgorithm_v7(handle, d.x.get(), d.y.get(), d.conv.get(),
-                                                    d.weight.get(), kMostAlgorithms, &count,
-                                                    suggestions.data()) != CUDNN_STATUS_SUCCESS)
-    return false;
-  const auto* const chosen = choose(suggestions, count);
-  if (chosen == nullptr) return false;
-  WEFT_CUDNN_CHECK(cudnnSetConvolutionMathType(d.conv.get(), chosen->mathType));
-  const Tensor workspace = workspace_of(chosen->memory, dy.device());
-  const Factors factors(dweight.dtype(), 1, 0);
-  return cudnnConvolutionBackwardFilter(handle, factors.alpha(), d.x.get(), x.raw_data(), d.y.get(),
-                                        dy.raw_data(), d.conv.get(), chosen->algo,
-                                        workspace.raw_data(), chosen->memory, factors.beta(),
-                                        d.weight.get(), dweight.raw_data()) == CUDNN_STATUS_SUCCESS;
+  return convolve("conv2d_backward_weight", kBackwardWeight, Operand{&Description::x, x},
+                  Operand{&Description::y, dy}, Operand{&Description::weight, dweight}, 0, geometry,
+                  stream);
 }
 
 }  // namespace weft::cuda

@@ -56,6 +56,19 @@ Shape output_shape(const Shape& x, const PoolGeometry& geometry) {
   return {x[0], x[1], geometry.out_height, geometry.out_width};
 }
 
+MaxPoolResult max_pool(const Tensor& x, const Pool2dOptions& options, bool with_indices) {
+  constexpr const char* kOp = "max_pool2d";
+  check_input(kOp, "x", x);
+  const PoolGeometry geometry = make_geometry(kOp, x.shape(), options);
+  const Shape shape = output_shape(x.shape(), geometry);
+  MaxPoolResult result{empty(shape, x.dtype(), x.device()),
+                       with_indices ? empty(shape, DType::i64, x.device()) : Tensor()};
+  if (x.numel() > 0)
+    kMax(x.device())(x.contiguous(), result.y, result.indices, geometry,
+                     current_stream(x.device()));
+  return result;
+}
+
 Tensor with_height(const char* op, const char* name, const Tensor& tensor) {
   WEFT_CHECK(tensor.defined() && tensor.rank() == 3, ShapeError,
              "{}: {} must have three axes, got {}", op, name, tensor);
@@ -77,19 +90,11 @@ Pool2dOptions over_width(const Pool1dOptions& options) {
 }  // namespace
 
 Tensor max_pool2d(const Tensor& x, const Pool2dOptions& options) {
-  return max_pool2d_forward(x, options).y;
+  return max_pool(x, options, /*with_indices=*/false).y;
 }
 
 MaxPoolResult max_pool2d_forward(const Tensor& x, const Pool2dOptions& options) {
-  constexpr const char* kOp = "max_pool2d";
-  check_input(kOp, "x", x);
-  const PoolGeometry geometry = make_geometry(kOp, x.shape(), options);
-  const Shape shape = output_shape(x.shape(), geometry);
-  MaxPoolResult result{empty(shape, x.dtype(), x.device()), empty(shape, DType::i64, x.device())};
-  if (x.numel() > 0)
-    kMax(x.device())(x.contiguous(), result.y, result.indices, geometry,
-                     current_stream(x.device()));
-  return result;
+  return max_pool(x, options, /*with_indices=*/true);
 }
 
 Tensor max_pool2d_backward(const Tensor& dy, const Tensor& indices, const Shape& x_shape) {
@@ -134,7 +139,7 @@ Tensor avg_pool2d_backward(const Tensor& dy, const Shape& x_shape, const Pool2dO
 }
 
 Tensor max_pool1d(const Tensor& x, const Pool1dOptions& options) {
-  return max_pool1d_forward(x, options).y;
+  return max_pool2d(with_height("max_pool1d", "x", x), over_width(options)).squeeze(2);
 }
 
 MaxPoolResult max_pool1d_forward(const Tensor& x, const Pool1dOptions& options) {

@@ -57,7 +57,7 @@ void max_pool2d_cpu(const Tensor& x, Tensor& y, Tensor& indices, const PoolGeome
                     Stream /*stream*/) {
   const PoolGeometry& g = geometry;
   const int64_t out_size = g.out_height * g.out_width;
-  int64_t* const index_data = indices.data<int64_t>();
+  int64_t* const index_data = indices.defined() ? indices.data<int64_t>() : nullptr;
   dispatch_floating(x.dtype(), "max_pool2d", [&]<class T>() {
     using Acc = accumulator_t<T>;
     const T* const in_data = x.data<T>();
@@ -77,7 +77,7 @@ void max_pool2d_cpu(const Tensor& x, Tensor& y, Tensor& indices, const PoolGeome
           }
         }
         out_data[plane * out_size + position] = in[best];
-        index_data[plane * out_size + position] = best;
+        if (index_data != nullptr) index_data[plane * out_size + position] = best;
       });
     });
   });

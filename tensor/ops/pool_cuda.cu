@@ -1,5 +1,5 @@
-// Pooling: one thread an output (forward) or an input (backward), so that no two threads write one
-// element and results repeat to the bit.
+// Pooling: cuDNN where pool_cudnn.h has it, else one thread an output (forward) or an input
+// (backward), so that no two threads write one element and results repeat to the bit.
 #include <algorithm>
 
 #include "weft/tensor/dispatch.h"
@@ -7,6 +7,9 @@
 #include "cuda/element.cuh"
 #include "cuda/launch.cuh"
 #include "ops/pool_kernels.h"
+#ifdef WEFT_HAVE_CUDNN
+#include "ops/pool_cudnn.h"
+#endif
 
 namespace weft {
 namespace {
@@ -64,18 +67,30 @@ __device__ WindowRange windows_over(const PoolSizes& g, int64_t position, int ax
   return {first, min(padded / g.stride[axis], count - 1)};
 }
 
+/// Calls body(element, plane, position in the plane) for this thread's share of planes of `size`
+/// elements.
+template <class Body>
+__device__ void for_each_element(int64_t planes, int64_t size, Body&& body) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < planes * size;
+       i += step)
+    body(i, i / size, i % size);
+}
+
+/// Calls body(element, plane of the input, rows, columns) for this thread's windows.
+template <class T, class Body>
+__device__ void for_each_window(const T* in, const PoolSizes& g, Body&& body) {
+  for_each_element(
+      g.planes, g.out_height * g.out_width, [&](int64_t i, int64_t plane, int64_t position) {
+        body(i, in + plane * g.height * g.width, window_at(g, position / g.out_width, 0),
+             window_at(g, position % g.out_width, 1));
+      });
+}
+
 template <class T>
 __global__ void max_pool2d_kernel(const T* in, T* out, int64_t* indices, PoolSizes g) {
   using Acc = accumulator_t<T>;
-  const int64_t out_size = g.out_height * g.out_width;
-  const int64_t count = g.planes * out_size;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
-       i += step) {
-    const int64_t position = i % out_size;
-    const T* const plane = in + i / out_size * g.height * g.width;
-    const Window rows = window_at(g, position / g.out_width, 0);
-    const Window columns = window_at(g, position % g.out_width, 1);
+  for_each_window(in, g, [&](int64_t i, const T* plane, const Window& rows, const Window& columns) {
     int64_t best = rows.begin * g.width + columns.begin;
     Acc largest = cuda::element_as<Acc>(plane[best]);
     for (int64_t row = rows.begin; row < rows.end; ++row) {
@@ -88,8 +103,8 @@ __global__ void max_pool2d_kernel(const T* in, T* out, int64_t* indices, PoolSiz
       }
     }
     out[i] = plane[best];
-    indices[i] = best;
-  }
+    if (indices != nullptr) indices[i] = best;
+  });
 }
 
 /// A block takes one plane at a time. Its threads own equal runs of the input and look through the
@@ -126,56 +141,46 @@ __global__ void max_pool2d_backward_kernel(const T* gradient, const int64_t* ind
 template <class T>
 __global__ void avg_pool2d_kernel(const T* in, T* out, PoolSizes g) {
   using Acc = accumulator_t<T>;
-  const int64_t out_size = g.out_height * g.out_width;
-  const int64_t count = g.planes * out_size;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
-       i += step) {
-    const int64_t position = i % out_size;
-    const T* const plane = in + i / out_size * g.height * g.width;
-    const Window rows = window_at(g, position / g.out_width, 0);
-    const Window columns = window_at(g, position % g.out_width, 1);
+  for_each_window(in, g, [&](int64_t i, const T* plane, const Window& rows, const Window& columns) {
     Acc sum = 0;
     for (int64_t row = rows.begin; row < rows.end; ++row) {
       for (int64_t column = columns.begin; column < columns.end; ++column)
         sum += cuda::element_as<Acc>(plane[row * g.width + column]);
     }
     out[i] = cuda::element_as<T>(sum / divisor<Acc>(g, rows, columns));
-  }
+  });
 }
 
 template <class T>
 __global__ void avg_pool2d_backward_kernel(const T* gradient, T* out, PoolSizes g) {
   using Acc = accumulator_t<T>;
-  const int64_t in_size = g.height * g.width;
-  const int64_t count = g.planes * in_size;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
-       i += step) {
-    const int64_t position = i % in_size;
-    const T* const plane = gradient + i / in_size * g.out_height * g.out_width;
+  for_each_element(g.planes, g.height * g.width, [&](int64_t i, int64_t plane, int64_t position) {
+    const T* const dy = gradient + plane * g.out_height * g.out_width;
     const WindowRange rows = windows_over(g, position / g.width, 0);
     const WindowRange columns = windows_over(g, position % g.width, 1);
     Acc sum = 0;
     for (int64_t y = rows.first; y <= rows.last; ++y) {
       const Window row_window = window_at(g, y, 0);
       for (int64_t x = columns.first; x <= columns.last; ++x) {
-        sum += cuda::element_as<Acc>(plane[y * g.out_width + x]) /
+        sum += cuda::element_as<Acc>(dy[y * g.out_width + x]) /
                divisor<Acc>(g, row_window, window_at(g, x, 1));
       }
     }
     out[i] = cuda::element_as<T>(sum);
-  }
+  });
 }
 
 }  // namespace
 
 void max_pool2d_cuda(const Tensor& x, Tensor& y, Tensor& indices, const PoolGeometry& geometry,
                      Stream stream) {
+#ifdef WEFT_HAVE_CUDNN
+  if (!indices.defined() && cuda::max_pool2d_cudnn(x, y, geometry, stream)) return;
+#endif
   dispatch_floating(x.dtype(), "max_pool2d", [&]<class T>() {
     cuda::launch("max_pool2d", stream, {cuda::blocks_for(y.numel(), kThreads), kThreads},
-                 max_pool2d_kernel<T>, x.data<T>(), y.data<T>(), indices.data<int64_t>(),
-                 PoolSizes(geometry));
+                 max_pool2d_kernel<T>, x.data<T>(), y.data<T>(),
+                 indices.defined() ? indices.data<int64_t>() : nullptr, PoolSizes(geometry));
   });
 }
 
@@ -195,6 +200,9 @@ void max_pool2d_backward_cuda(const Tensor& dy, const Tensor& indices, Tensor& d
 }
 
 void avg_pool2d_cuda(const Tensor& x, Tensor& y, const PoolGeometry& geometry, Stream stream) {
+#ifdef WEFT_HAVE_CUDNN
+  if (cuda::avg_pool2d_cudnn(x, y, geometry, stream)) return;
+#endif
   dispatch_floating(x.dtype(), "avg_pool2d", [&]<class T>() {
     cuda::launch("avg_pool2d", stream, {cuda::blocks_for(y.numel(), kThreads), kThreads},
                  avg_pool2d_kernel<T>, x.data<T>(), y.data<T>(), PoolSizes(geometry));
@@ -203,6 +211,9 @@ void avg_pool2d_cuda(const Tensor& x, Tensor& y, const PoolGeometry& geometry, S
 
 void avg_pool2d_backward_cuda(const Tensor& dy, Tensor& dx, const PoolGeometry& geometry,
                               Stream stream) {
+#ifdef WEFT_HAVE_CUDNN
+  if (cuda::avg_pool2d_backward_cudnn(dy, dx, geometry, stream)) return;
+#endif
   dispatch_floating(dy.dtype(), "avg_pool2d_backward", [&]<class T>() {
     cuda::launch("avg_pool2d_backward", stream, {cuda::blocks_for(dx.numel(), kThreads), kThreads},
                  avg_pool2d_backward_kernel<T>, dy.data<T>(), dx.data<T>(), PoolSizes(geometry));

@@ -14,6 +14,7 @@ struct PoolGeometry {
   Pool2dOptions options;  // with the stride filled in
 };
 
+/// Without positions where `indices` is undefined.
 void max_pool2d_cpu(const Tensor& x, Tensor& y, Tensor& indices, const PoolGeometry& geometry,
                     Stream stream);
 /// Throws IndexError.

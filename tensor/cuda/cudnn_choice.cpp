@@ -1,0 +1,29 @@
+#include "cuda/cudnn_choice.h"
+
+#include "weft/tensor/cudnn_choice.h"
+
+#include "cuda/cudnn_handle.h"
+
+namespace weft::cudnn {
+namespace {
+
+std::string try_cudnn(const std::function<std::string()>& attempt) {
+  if (!is_cudnn_enabled()) return "cuDNN is switched off";
+  try {
+    return attempt();
+  } catch (const UnsupportedGraph& refusal) {
+    return refusal.what();
+  }
+}
+
+}  // namespace
+
+bool run_by_cudnn(const char* op, DType dtype, Device device,
+                  const std::function<std::string()>& attempt) {
+  const std::string reason = try_cudnn(attempt);
+  const bool done = reason.empty();
+  tell_choice(op, dtype, device, done, done ? version() : reason);
+  return done;
+}
+
+}  // namespace weft::cudnn
