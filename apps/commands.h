@@ -12,6 +12,7 @@ int train(const std::vector<std::string>& arguments);
 int evaluate(const std::vector<std::string>& arguments);
 int generate(const std::vector<std::string>& arguments);
 int inspect(const std::vector<std::string>& arguments);
+int report(const std::vector<std::string>& arguments);
 int bench(const std::vector<std::string>& arguments);
 int attention(const std::vector<std::string>& arguments);
 

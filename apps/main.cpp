@@ -37,6 +37,7 @@ constexpr Command kCommands[] = {
     {"generate", "continue a prompt", &generate,
      "a shorter prompt or fewer --max-new-tokens need less"},
     {"inspect", "show what a checkpoint, dataset or run folder holds", &inspect},
+    {"report", "write a run's course as a page of Markdown with charts", &report},
     {"bench", "time training steps and attention layers", &bench,
      "a smaller --batch-size or --seq-len and --dtype bf16 need less"},
     {"attention", "list the attention mechanisms and their options", &attention},

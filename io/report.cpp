@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <optional>
 #include <set>
 #include <string_view>
 
@@ -13,6 +12,7 @@
 #include "weft/io/svg_chart.h"
 
 #include "file_descriptor.h"
+#include "metric_series.h"
 #include "utf8.h"
 
 namespace weft::io {
@@ -43,21 +43,8 @@ constexpr std::array kKnownCharts = {
     KnownChart{"Learning rate", "", {"train/lr", ""}, false},
     KnownChart{"Gradient norm", "", {"train/grad_norm", ""}, true},
     KnownChart{"Speed", "tokens per second", {"train/tokens_per_sec", ""}, true},
-    KnownChart{"Peak memory", "GB", {"train/peak_gb", ""}, false},
+    KnownChart{"Memory", "GB", {"train/memory_gb", "train/peak_gb"}, false},
 };
-
-ChartSeries series_of(const MetricsTable& metrics, std::string_view column) {
-  ChartSeries series{std::string(column), {}, {}};
-  const int index = metrics.column(column);
-  if (index < 0) return series;
-  for (const MetricsTable::Row& row : metrics.rows) {
-    const std::optional<double>& value = row.values[static_cast<size_t>(index)];
-    if (!value) continue;
-    series.x.push_back(static_cast<double>(row.step));
-    series.y.push_back(*value);
-  }
-  return series;
-}
 
 std::string charts_of(const MetricsTable& metrics) {
   std::string charts;

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include <fcntl.h>
+#include <nlohmann/json.hpp>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -53,6 +54,29 @@ void RunFolder::write_config(std::string_view text) const {
 
 std::string RunFolder::read_config() const {
   return read_small_file(config());
+}
+
+void RunFolder::write_facts(const std::vector<std::pair<std::string, std::string>>& facts) const {
+  nlohmann::ordered_json object = nlohmann::ordered_json::object();
+  for (const auto& [name, value] : facts) object[name] = value;
+  write_file_atomically(
+      this->facts(),
+      object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+std::vector<std::pair<std::string, std::string>> RunFolder::read_facts() const {
+  std::vector<std::pair<std::string, std::string>> facts;
+  std::error_code error;
+  if (!std::filesystem::exists(this->facts(), error)) return facts;
+  const auto object = nlohmann::ordered_json::parse(read_small_file(this->facts()), nullptr,
+                                                    /*allow_exceptions=*/false);
+  WEFT_CHECK(object.is_object(), IoError, "'{}' is not a JSON object", this->facts().string());
+  for (const auto& [name, value] : object.items()) {
+    WEFT_CHECK(value.is_string(), IoError, "'{}': the value of '{}' is not a text",
+               this->facts().string(), name);
+    facts.emplace_back(name, value.get<std::string>());
+  }
+  return facts;
 }
 
 void RunFolder::append_sample(int64_t step, std::string_view text) const {

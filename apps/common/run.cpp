@@ -185,6 +185,7 @@ std::string RunWriter::save(const RunState& state, const std::string& config_tex
 }
 
 void RunWriter::write_report(const std::vector<std::pair<std::string, std::string>>& facts) {
+  folder_.write_facts(facts);
   if (reports_to("html")) io::write_report(folder_, facts);
 }
 

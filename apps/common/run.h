@@ -58,7 +58,8 @@ class RunWriter {
   /// Saves a checkpoint and returns its path. Throws IoError; older checkpoints are then untouched.
   std::string save(const RunState& state, const std::string& config_text,
                    const io::Tokenizer& tokenizer);
-  /// Writes report.html with these facts ("parameters", "1.2M"), where --report-to asks for it.
+  /// Writes these facts ("parameters", "1.2M") as facts.json, and report.html where --report-to
+  /// asks for it.
   void write_report(const std::vector<std::pair<std::string, std::string>>& facts);
 
  private:

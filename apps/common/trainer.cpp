@@ -14,6 +14,7 @@
 #include "common/exit_code.h"
 #include "common/machine.h"
 #include "common/memory.h"
+#include "common/process_time.h"
 #include "common/signals.h"
 #include "common/version.h"
 
@@ -79,6 +80,11 @@ int Trainer::run() {
     const TrainingStep::Result result = training_step.run(steps_done_, next_batches());
     ++steps_done_;
     note_graph_refusal(training_step);
+    if (first_step_seconds_ == 0) {
+      first_step_seconds_ = process_seconds();
+      console_.info(fmt::format("first step done {:.2f} s after the start of the program",
+                                first_step_seconds_));
+    }
     log_step(result, seconds_since(start));
     const bool last = steps_done_ == config_.max_steps;
     if (is_due(config_.eval_every, steps_done_) || last) evaluate();
@@ -137,7 +143,10 @@ void Trainer::log_step(const TrainingStep::Result& result, double seconds) {
                      {"train/grad_norm", result.grad_norm},
                      {"train/tokens_per_sec", rate},
                      {"train/mfu", mfu},
+                     {"train/memory_gb", static_cast<double>(memory_in_use(device_)) * 1e-9},
                      {"train/peak_gb", static_cast<double>(peak_memory(device_)) * 1e-9}});
+  if (device_.is_cuda())
+    run_->add_metrics({{"train/host_gb", static_cast<double>(resident_bytes()) * 1e-9}});
 }
 
 void Trainer::evaluate() {
@@ -181,6 +190,8 @@ void Trainer::write_report() {
                       {"parameters", format_count(static_cast<double>(model_->num_parameters()))},
                       {"data", data_.description},
                       {"steps", fmt::format("{} of {}", steps_done_, config_.max_steps)},
+                      {"device", describe_machine(device_)},
+                      {"start to first step", fmt::format("{:.2f} s", first_step_seconds_)},
                       {"weft", version()}});
 }
 

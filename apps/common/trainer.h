@@ -61,6 +61,7 @@ class Trainer {
   int64_t steps_done_ = 0;
   double product_rate_ = 0;  // FLOP/s of a large matrix product here, what 100 % mfu means
   bool noted_graph_refusal_ = false;
+  double first_step_seconds_ = 0;  // from the start of the program, of this process
   double timed_seconds_ = 0;
   int64_t timed_steps_ = 0;
 };

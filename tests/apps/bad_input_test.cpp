@@ -312,7 +312,16 @@ INSTANTIATE_TEST_SUITE_P(
         Mistake{"InspectText", {"inspect", "@/text.txt"}, kRunTime, "text.txt"},
         Mistake{"InspectForeign", {"inspect", "@/foreign.h5"}, kRunTime, "foreign.h5"},
         Mistake{"InspectTruncated", {"inspect", "@/truncated.h5"}, kRunTime, "truncated.h5"},
-        Mistake{"InspectEmptyFolder", {"inspect", "@/folder"}, kRunTime, "folder"}),
+        Mistake{"InspectEmptyFolder", {"inspect", "@/folder"}, kRunTime, "folder"},
+        Mistake{"ReportOfNothing",
+                {"report", "--run", "@/folder", "--out", "@/a.md"},
+                kRunTime,
+                "is no run folder"},
+        Mistake{"ReportAsHtml", {"report", "--run", "@/run", "--out", "a.html"}, kWrongUse, ".md"},
+        Mistake{"ReportNowhere",
+                {"report", "--run", "@/run", "--out", "@/none/a.md"},
+                kRunTime,
+                "none"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 INSTANTIATE_TEST_SUITE_P(

@@ -47,8 +47,8 @@ TemporaryFolder* TrainedRun::folder_ = nullptr;
 TEST(CommandLine, HelpOfEveryCommandListsFlagsDefaultsAndAnExample) {
   const Outcome all = weft({"--help"});
   EXPECT_EQ(all.code, 0);
-  for (const std::string command : {"tokenize", "train", "eval", "generate", "inspect", "attention",
-                                    "bench step", "bench attention"}) {
+  for (const std::string command : {"tokenize", "train", "eval", "generate", "inspect", "report",
+                                    "attention", "bench step", "bench attention"}) {
     Arguments arguments = {command};
     if (command.starts_with("bench ")) arguments = {"bench", command.substr(6)};
     EXPECT_THAT(all.out, HasSubstr("\n  " + arguments.front() + " "));
@@ -67,6 +67,18 @@ TEST(CommandLine, HelpOfEveryCommandListsFlagsDefaultsAndAnExample) {
   }
   EXPECT_EQ(weft({"help"}).out, all.out);
   EXPECT_EQ(weft({"-h"}).out, all.out);
+}
+
+TEST_F(TrainedRun, ReportIsAPageWithItsCharts) {
+  const Outcome report =
+      weft({"report", "--run", path("run"), "--out", path("page.md"), "--title", "A small model"});
+  ASSERT_EQ(report.code, 0) << report.err;
+  const std::string page = read_bytes(path("page.md"));
+  for (const char* part :
+       {"# A small model\n", "| parameters | ", "| start to first step | ",
+        "- Held-out loss: lowest ", "- Memory in use: ", "](page.svg)", "```ini\ndata = "})
+    EXPECT_THAT(page, HasSubstr(part));
+  EXPECT_THAT(read_bytes(path("page.svg")), HasSubstr("<svg"));
 }
 
 TEST(CommandLine, ShowsItsVersion) {
@@ -293,7 +305,7 @@ TEST_F(TrainedRun, InspectShowsRunAndCheckpoint) {
 
 TEST_F(TrainedRun, WritesEverythingOfTheRun) {
   for (const char* name : {"config.ini", "tokenizer.json", "train.log", "metrics.csv",
-                           "samples.txt", "report.html", "checkpoints/latest"}) {
+                           "samples.txt", "facts.json", "report.html", "checkpoints/latest"}) {
     EXPECT_TRUE(std::filesystem::exists(path(std::string("run/") + name))) << name;
   }
   EXPECT_THAT(read_bytes(path("run/samples.txt")), testing::StartsWith("=== step 4\nIn "));

@@ -1,12 +1,15 @@
 #include "weft/io/run_folder.h"
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "weft/io/markdown_report.h"
 #include "weft/io/metrics.h"
 #include "weft/io/report.h"
 #include "weft/io/svg_chart.h"
@@ -121,6 +124,72 @@ TEST(Report, WithoutMetricsOrSamplesIsStillAPage) {
   const TemporaryFolder folder;
   write_report(RunFolder(folder.path()), {});
   expect_well_formed(read_bytes(folder / "report.html"));
+}
+
+TEST(RunFolder, KeepsFactsInTheirOrder) {
+  const TemporaryFolder folder;
+  const RunFolder run(folder.path());
+  EXPECT_TRUE(run.read_facts().empty());
+  const std::vector<std::pair<std::string, std::string>> facts = {{"z", "1.2 \"M\""}, {"a", "x\n"}};
+  run.write_facts(facts);
+  EXPECT_EQ(run.read_facts(), facts);
+  for (const char* bad : {"", "[]", "{\"a\": 1}", "{\"a\": \"b\""}) {
+    write_bytes(run.facts(), bad);
+    EXPECT_THAT(error_of<IoError>([&] { run.read_facts(); }), HasSubstr("facts.json"));
+  }
+}
+
+MetricsTable course(int64_t steps) {
+  MetricsTable table{.columns = {"train/loss", "train/tokens_per_sec", "train/memory_gb",
+                                 "eval/loss", "eval/bits_per_byte"},
+                     .rows = {}};
+  for (int64_t step = 1; step <= steps; ++step) {
+    // A minimum of the held-out loss at step 1500, and memory that grows at the end.
+    const double held_out = 2 + std::abs(static_cast<double>(step) - 1500) / 1000;
+    const bool evaluated = step % 100 == 0;
+    table.rows.push_back(
+        {step,
+         {static_cast<double>(step), step == 1 ? 10.0 : 1000.0, step > 1990 ? 2.5 : 1.25,
+          evaluated ? std::optional(held_out) : std::nullopt,
+          evaluated ? std::optional(held_out / 2) : std::nullopt}});
+  }
+  return table;
+}
+
+TEST(MarkdownReport, SaysWhatTheMetricsDid) {
+  const MarkdownContent content{.title = "A run",
+                                .intro = "About it.",
+                                .facts = {{"parameters", "1.2 M"}},
+                                .chart_file = "a.svg",
+                                .tokens_per_step = 500,
+                                .config = "seed = 1\n"};
+  const std::string page = make_markdown_report(content, course(2000));
+  for (const char* part :
+       {"# A run\n", "About it.", "| parameters | 1.2 M |", "](a.svg)", "```ini\nseed = 1\n```",
+        "lowest 2.0000 (1.0000 bits per byte) at step 1500, 2.5000 at the end",
+        "1000 tokens per second (median of steps), 1000 and 1000",
+        // 1999 steps of half a second, and the first of 50 seconds.
+        "Time: 1050 s in 2000 training steps of 500 tokens",
+        "Memory in use: 1.250 GB at step 22, 2.500 GB at step 2000; between 1.250 and 2.500 GB",
+        // Mean of the losses 1981 to 2000.
+        "| 2000 | 1.0 M | 1990.5000 | 2.5000 | 1.2500 | 1000 | 2.500 |\n"})
+    EXPECT_THAT(page, HasSubstr(part));
+  EXPECT_THAT(page, Not(HasSubstr("host")));
+  const auto lines = std::count(page.begin(), page.end(), '\n');
+  EXPECT_LT(lines, 50);
+  const std::string charts = make_report_charts("A run", course(2000));
+  expect_well_formed(charts);
+  for (const char* part : {"Loss", "Speed", "Memory", "eval/loss", "<polyline"})
+    EXPECT_THAT(charts, HasSubstr(part));
+}
+
+TEST(MarkdownReport, TakesShortRuns) {
+  for (const int64_t steps : {0, 1, 3}) {
+    MetricsTable table = course(steps);
+    EXPECT_THAT(make_markdown_report({.title = "x", .facts = {}, .chart_file = ""}, table),
+                HasSubstr("# x\n"));
+    expect_well_formed(make_report_charts("x", table));
+  }
 }
 
 TEST(LineChart, TakesAnyNumbers) {
