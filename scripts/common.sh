@@ -54,6 +54,17 @@ find_weft() {
   printf '%s\n' "$program"
 }
 
+# column NAME: its value in a CSV of one row from standard input.
+column() { awk -F, -v name="$1" 'NR == 1 { for (i = 1; i <= NF; ++i) if ($i == name) at = i } NR == 2 { print $at }'; }
+
+# steps_within SECONDS WEFT CONFIG [FLAGS...]: how many training steps of this config fit into that time here, timed.
+steps_within() {
+  local seconds=$1 weft=$2 config=$3 step_ms
+  shift 3
+  step_ms=$("$weft" bench step --config "$config" --format csv "$@" | column step_ms) || return 1
+  awk -v seconds="$seconds" -v step_ms="$step_ms" 'BEGIN { print int(1000 * seconds / (step_ms + 0.001)) }'
+}
+
 # cpu_name: as the system calls it.
 cpu_name() { sed -n '/^model name/{s/^[^:]*: *//p;q}' /proc/cpuinfo; }
 

@@ -3,11 +3,13 @@
 # Installs what is missing and builds Weft first. Where there is a GPU, and Weft was built for it, the model has 50M
 # parameters and reads a dictionary; else it has 2.8M and reads the Bible.
 #
-#   scripts/demo.sh [--no-install] [--fresh] [--text FILE] [--out-dir DIR] [--build-dir DIR] [TRAIN FLAGS...]
+#   scripts/demo.sh [--no-install] [--fresh] [--text FILE] [--out-dir DIR] [--weft PROGRAM] [--build-dir DIR]
+#                   [TRAIN FLAGS...]
 #
 #   --fresh          train again, where a finished run would be used as it is
 #   --text FILE      train on this text (default: the King James Bible; on a GPU the dictionary gcide)
 #   --out-dir DIR    the run folder (default: runs/demo)
+#   --weft PROGRAM   use this program, build and install nothing
 #   --build-dir DIR  where to build (default: build)
 #   --no-install     install nothing; say what is missing and stop
 #   -h, --help       this text
@@ -22,16 +24,18 @@ out=$root/runs/demo
 no_install=()
 resume=auto
 text=
+weft=
 train_flags=()
 while (($#)); do
   case $1 in
     --no-install) no_install=(--no-install) ;;
     --fresh) resume=never ;;
-    --text | --out-dir | --build-dir)
+    --text | --out-dir | --weft | --build-dir)
       (($# > 1)) || usage_error "$1 needs a value"
       case $1 in
         --text) text=$2 ;;
         --out-dir) out=$2 ;;
+        --weft) weft=$2 ;;
         --build-dir) build=$2 ;;
       esac
       shift
@@ -55,19 +59,18 @@ run() {
 }
 times=()
 
-# column NAME: its value in a CSV of one row from standard input.
-column() { awk -F, -v name="$1" 'NR == 1 { for (i = 1; i <= NF; ++i) if ($i == name) at = i } NR == 2 { print $at }'; }
-
-"$root/scripts/setup.sh" ${no_install[@]+"${no_install[@]}"} || exit 1
-
-say "configuring in $build"
-SECONDS=0
-configure "$build" -DCMAKE_BUILD_TYPE=Release
-say "building with $jobs jobs"
-# Only the program: the tests are not needed here.
-cmake --build "$build" --parallel "$jobs" --target weft >&2 || die "the build failed; its messages stand above"
-times+=("build $(minutes $SECONDS)")
-weft=$(find_weft "$build")
+if [[ -z $weft ]]; then
+  "$root/scripts/setup.sh" ${no_install[@]+"${no_install[@]}"} || exit 1
+  say "configuring in $build"
+  SECONDS=0
+  configure "$build" -DCMAKE_BUILD_TYPE=Release
+  say "building with $jobs jobs"
+  # Only the program: the tests are not needed here.
+  cmake --build "$build" --parallel "$jobs" --target weft >&2 || die "the build failed; its messages stand above"
+  times+=("build $(minutes $SECONDS)")
+  weft=$(find_weft "$build")
+fi
+[[ -x $weft ]] || die "there is no program at $weft"
 
 mkdir -p "$out"
 data=$out/data.h5
@@ -113,9 +116,8 @@ if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
     steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$out/config.ini")
   else
     say "timing a training step"
-    step_us=$("$weft" bench step --config "$config" --steps 5 ${device[@]+"${device[@]}"} --format csv |
-      column step_ms | awk '{ print int(1000 * $1 + 1) }') || die "timing a training step failed"
-    steps=$((seconds * 1000000 / step_us))
+    steps=$(steps_within "$seconds" "$weft" "$config" --steps 5 ${device[@]+"${device[@]}"}) ||
+      die "timing a training step failed"
     ((steps <= preset_steps)) || steps=$preset_steps
     ((steps >= 100)) || steps=100
   fi
