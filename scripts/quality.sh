@@ -3,24 +3,28 @@
 # file, benchmarks/results/<date>-<machine>-<device>-quality-EXPERIMENT.json. scripts/quality-tables.sh makes the tables
 # of docs/attention-quality.md from these files.
 #
-#   scripts/quality.sh recall|needle|text|ablation [--device DEVICE] [--seeds LIST] [--cases LIST] [--length N]
-#                      [--steps N] [--dtype TYPE] [--jobs N] [--threads N] [--weft PROGRAM] [--build-dir DIR]
-#                      [--no-install] [--machine NAME] [--runs-dir DIR] [--list] [--out FILE]
+#   scripts/quality.sh recall|needle|text|ablation [--size small|large] [--device LIST] [--seeds LIST] [--cases LIST]
+#                      [--length N] [--steps N] [--dtype TYPE] [--jobs N] [--threads N] [--time-limit SECONDS]
+#                      [--weft PROGRAM] [--build-dir DIR] [--no-install] [--machine NAME] [--runs-dir DIR] [--list]
+#                      [--out FILE]
 #
 #   recall      associative recall far beyond the window: accuracy
 #   needle      passkeys in text far beyond the window: accuracy by depth
-#   text        the King James Bible: held-out loss; each run is stopped once, resumed, and writes a few words
+#   text        real English: held-out loss; each run is stopped once, resumed, and writes a few words
 #   ablation    recall again, with parts of asa and nsa changed or switched off
 #
-#   --device DEVICE  cpu, cuda or cuda:N (default: cpu)
+#   --size SIZE      small: for a CPU; large: sequences of 4096 tokens, and of text more of it and a larger model, for
+#                    GPUs (default: small)
+#   --device LIST    cpu, cuda or cuda:N; several GPUs, as in cuda:0,cuda:1, share the runs (default: cpu)
 #   --seeds LIST     seeds, each a run of every case; mean and spread over them are written (default: 1)
 #   --cases LIST     some of the cases that --list prints (default: all)
 #   --length N       tokens of a sequence in the last stage (default: that of the experiment)
 #   --steps N        steps of the last stage (default: those of the experiment)
 #   --dtype TYPE     f32 or bf16 (default: that of the experiment)
-#   --jobs N         runs at a time (default: 1)
+#   --jobs N         runs at a time, spread over the devices (default: one a device)
 #   --threads N      threads of a run (default: all cores by --jobs)
-#   --weft PROGRAM   use this program and build nothing
+#   --time-limit SECONDS  by then stop what still runs, and write what is finished and what is missing
+#   --weft PROGRAM   use this program, build and install nothing
 #   --build-dir DIR  where to build (default: build)
 #   --no-install     install nothing
 #   --machine NAME   the name in the result (default: made from the CPU's)
@@ -29,7 +33,8 @@
 #   --out FILE       where to write (default: see above)
 #   -h, --help       this text
 #
-# Example: scripts/quality.sh recall --device cuda --seeds 1,2,3 --length 2048
+# Texts are taken from runs/text/, where get-text.sh puts them.
+# Example: scripts/quality.sh recall --size large --device cuda:0,cuda:1 --jobs 6 --seeds 1,2,3
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -37,14 +42,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 command_line="scripts/quality.sh${*:+ $*}"
 experiment=
+size=small
 device=cpu
 seeds=1
 cases=
 length=
 steps=
 dtype=
-at_once=1
+at_once=
 threads=
+time_limit=
 weft=
 build=$root/build
 setup=()
@@ -60,9 +67,10 @@ while (($#)); do
       ;;
     --no-install) setup=(--no-install) ;;
     --list) list=1 ;;
-    --device | --seeds | --cases | --length | --steps | --dtype | --jobs | --threads | --weft | --build-dir | --machine | --runs-dir | --out)
+    --size | --device | --seeds | --cases | --length | --steps | --dtype | --jobs | --threads | --time-limit | --weft | --build-dir | --machine | --runs-dir | --out)
       (($# > 1)) || usage_error "$1 needs a value"
       case $1 in
+        --size) size=$2 ;;
         --device) device=$2 ;;
         --seeds) seeds=$2 ;;
         --cases) cases=$2 ;;
@@ -71,6 +79,7 @@ while (($#)); do
         --dtype) dtype=$2 ;;
         --jobs) at_once=$2 ;;
         --threads) threads=$2 ;;
+        --time-limit) time_limit=$2 ;;
         --weft) weft=$2 ;;
         --build-dir) build=$2 ;;
         --machine) machine=$2 ;;
@@ -85,28 +94,44 @@ while (($#)); do
   shift
 done
 [[ $experiment ]] || usage_error "expected recall, needle, text or ablation"
-[[ $device =~ ^(cpu|cuda|cuda:[0-9]+)$ ]] || usage_error "--device must be cpu, cuda or cuda:N, not '$device'"
+[[ $size =~ ^(small|large)$ ]] || usage_error "--size must be small or large, not '$size'"
+[[ $device =~ ^(cpu|cuda(:[0-9]+)?(,cuda(:[0-9]+)?)*)$ ]] ||
+  usage_error "--device must be cpu, cuda, cuda:N or several GPUs with commas between them, not '$device'"
 [[ $seeds =~ ^[0-9]+(,[0-9]+)*$ ]] || usage_error "--seeds must be numbers with commas between them, not '$seeds'"
-for number in "$length" "$steps" "$at_once" "$threads"; do
-  [[ -z $number || $number =~ ^[1-9][0-9]*$ ]] || usage_error "--length, --steps, --jobs and --threads must be positive, not '$number'"
+for number in "$length" "$steps" "$at_once" "$threads" "$time_limit"; do
+  [[ -z $number || $number =~ ^[1-9][0-9]*$ ]] ||
+    usage_error "--length, --steps, --jobs, --threads and --time-limit must be positive, not '$number'"
 done
+IFS=, read -ra devices <<<"$device"
+kind=${device%%[:,]*}
+at_once=${at_once:-${#devices[@]}}
 threads=${threads:-$((jobs > at_once ? jobs / at_once : 1))}
+
+task=$experiment
+if [[ $experiment == ablation ]]; then task=recall; fi
 
 # The tasks: `stages_of` prints the stages of a training, each sequence/batch/steps/data, `cases_of` the names of what is
 # compared, `flags_of CASE` what a case changes. Everything else is the same for all cases of an experiment.
 #
 # Recall begins with short sequences full of answers, where looking up is learned soon, and doubles them to the last
 # length; what looks up in a long sequence has little to learn from, a few answers in each.
+#
+# Blocks are as small as the things to be found. Lists of 24 of them are a fifth of 512 tokens; longer sequences get longer
+# lists, a sixteenth of 4096 tokens.
+small_model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
+small_optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
 window=32
-blocks=block=4,stride=4,select-block=4,select-count=24
-case $experiment in
-  recall | ablation)
-    task=recall
-    length=${length:-512}
+book=
+if [[ $task == text ]]; then default_length=1024; else default_length=512; fi
+if [[ $size == large ]]; then default_length=4096; fi
+length=${length:-$default_length}
+blocks=block=4,stride=4,select-block=4,select-count=$((length > 24 * 64 ? length / 64 : 24))
+case $task in
+  recall)
     steps=${steps:-300}
     dtype=${dtype:-f32}
-    model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
-    optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
+    model=("${small_model[@]}")
+    optimizer=("${small_optimizer[@]}")
     stages_of() {
       local keys=builtin:recall:pairs=8,keys=16 at
       echo "33/128/350/$keys"
@@ -118,30 +143,34 @@ case $experiment in
     nsa=window=$window,$blocks,kv-sharing=shared
     ;;
   needle)
-    task=needle
-    length=${length:-512}
-    steps=${steps:-150}
+    steps=${steps:-$([[ $size == large ]] && echo 300 || echo 150)}
     dtype=${dtype:-f32}
-    model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
-    optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
+    model=("${small_model[@]}")
+    optimizer=("${small_optimizer[@]}")
     stages_of() {
-      local keys=builtin:needle:digits=3,keys=1
+      local keys=builtin:needle:digits=3,keys=1 at
       echo "256/16/500/$keys"
+      for ((at = 512; at < length; at *= 2)); do echo "$at/16/100/$keys"; done
       echo "$length/8/$steps/$keys"
     }
     asa=window=$window,$blocks,local=4,rope-dim=32,query-run=2
     nsa=window=$window,$blocks,kv-sharing=shared
     ;;
   text)
-    task=text
-    length=${length:-1024}
-    steps=${steps:-500}
     dtype=${dtype:-bf16}
-    model=(--n-layers 4 --d-model 128 --n-heads 4 --n-kv-heads 2)
-    optimizer=(--optimizer muon --lr 4e-3 --weight-decay 0.05)
-    stages_of() { echo "$length/2/$steps/$text"; }
-    window=128
-    blocks=block=16,stride=16,select-block=16,select-count=8
+    if [[ $size == large ]]; then
+      # Less than one pass over the dictionary, so that what counts is learning, not what was learned by heart.
+      book=gcide prompt=Weave steps=${steps:-1000} sequences=8 layers=6 width=256 base_d_ff=768 rate=3e-3
+      window=512
+      blocks=block=32,stride=16,select-block=64,select-count=8
+    else
+      book=kjv prompt="And the LORD said" steps=${steps:-500} sequences=2 layers=4 width=128 base_d_ff=384 rate=4e-3
+      window=128
+      blocks=block=16,stride=16,select-block=16,select-count=8
+    fi
+    model=(--n-layers "$layers" --d-model "$width" --n-heads 4 --n-kv-heads 2)
+    optimizer=(--optimizer muon --lr "$rate" --weight-decay 0.05)
+    stages_of() { echo "$length/$sequences/$steps/$text"; }
     asa=window=$window,$blocks
     nsa=window=$window,$blocks
     ;;
@@ -185,8 +214,8 @@ if ((list)); then
   exit 0
 fi
 
-"$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
 if [[ -z $weft ]]; then
+  "$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
   say "configuring and building in $build"
   configure "$build" -DCMAKE_BUILD_TYPE=Release
   cmake --build "$build" --parallel "$jobs" --target weft >"$build/quality-build.log" ||
@@ -197,9 +226,37 @@ fi
 mkdir -p "$runs" || die "cannot make the folder $runs"
 runs=$(cd "$runs" && pwd)
 text=
-if [[ $task == text ]]; then
-  text=$("$root/scripts/get-text.sh" ${setup[@]+"${setup[@]}"} kjv "$runs/data") || die "the King James Bible cannot be had here"
+texts=$root/runs/text
+if [[ $book ]]; then
+  text=$("$root/scripts/get-text.sh" ${setup[@]+"${setup[@]}"} "$book" "$texts") || die "the text $book cannot be had here"
 fi
+
+# take_device DEVICE: from here on this shell trains there. A process is shown its own GPU alone, so that it takes no memory
+# of the others.
+take_device() {
+  local visible
+  device=$1
+  [[ $1 == cuda:* ]] || return 0
+  IFS=, read -ra visible <<<"${CUDA_VISIBLE_DEVICES-}"
+  export CUDA_VISIBLE_DEVICES=${visible[${1#cuda:}]:-${1#cuda:}}
+  device=cuda
+}
+
+out_of_time() { [[ $time_limit ]] && ((SECONDS >= time_limit)); }
+
+# become_weft ARGUMENTS...: the program in the place of this shell, ended at the time limit.
+become_weft() {
+  if [[ -z $time_limit ]]; then exec "$weft" "$@"; fi
+  if out_of_time; then exit 124; fi
+  exec timeout --foreground --kill-after=5 $((time_limit - SECONDS)) "$weft" "$@"
+}
+
+# measure COMMAND RUN ARGUMENTS...: eval or generate.
+measure() {
+  local command=$1 run=$2
+  shift 2
+  (become_weft "$command" --run "$run" --device "$device" --threads "$threads" -q "$@")
+}
 
 # one_line: JSON from standard input without line ends.
 one_line() { tr -d '\n' | sed 's/^ *//; s/  */ /g'; }
@@ -210,40 +267,40 @@ json_text() { iconv -c -f UTF-8 -t UTF-8 | tr -d '\000-\010\013-\037' | sed 's/\
 
 # parameters_of FLAGS...: parameters of the model.
 parameters_of() {
-  "$weft" train --dry-run --out-dir "$runs/none" --color never --device "$device" "$@" 2>&1 |
+  "$weft" train --dry-run --out-dir "$runs/none" --color never --device cpu "$@" 2>&1 |
     sed -n 's/^model  *\([0-9,]*\) parameters.*/\1/p' | tr -d ,
 }
 
 # On text all models get the parameters of the one with full attention, by the width of their MLPs.
-base_d_ff=384
 mlp_flags_of() {
   [[ $task == text ]] || return 0
   local flags wanted count
   read -ra flags <<<"$(flags_of "$1")"
   wanted=$(parameters_of --data "$text" "${model[@]}" --d-ff "$base_d_ff" --attention full)
   count=$(parameters_of --data "$text" "${model[@]}" --d-ff "$base_d_ff" "${flags[@]}")
-  # 4 layers with three matrices of 128 columns each, in multiples of 8.
-  echo "--d-ff $((base_d_ff + (wanted - count) / (4 * 3 * 128) / 8 * 8))"
+  # Three matrices a layer, in multiples of 8.
+  echo "--d-ff $((base_d_ff + (wanted - count) / (layers * 3 * width) / 8 * 8))"
 }
 
-# train_stage RUN LOG FLAGS...: `weft train`, its messages to LOG.
-train_stage() {
+# become_training RUN LOG FLAGS...: `weft train` in the place of this shell, its messages to LOG.
+become_training() {
   local run=$1 log=$2
   shift 2
-  "$weft" train --out-dir "$run" --device "$device" --threads "$threads" --dtype "$dtype" --report-to csv --color never \
+  become_weft train --out-dir "$run" --device "$device" --threads "$threads" --dtype "$dtype" --report-to csv --color never \
     --log-every 10 "$@" >>"$log" 2>&1
 }
+train_stage() { (become_training "$@"); }
 
 # stop_and_resume STEP RUN LOG FLAGS...: as train_stage, but interrupted as soon as there is a checkpoint of STEP.
 stop_and_resume() {
   local step=$1 run=$2 log=$3 pid checkpoint
   shift
   checkpoint=$run/checkpoints/step-$(printf %08d "$step").h5
-  train_stage "$@" --save-every "$step" 2>/dev/null &
+  become_training "$@" --save-every "$step" &
   pid=$!
   until [[ -e $checkpoint ]] || ! kill -0 "$pid" 2>/dev/null; do sleep 0.2; done
-  # The program, which is the only child of the function's shell. SIGINT is ignored in the background.
-  pkill -TERM -P "$pid" 2>/dev/null || true
+  # SIGINT is ignored in the background.
+  kill -TERM "$pid" 2>/dev/null || true
   wait "$pid" || true
   train_stage "$@" --save-every "$step" && grep -q 'resumed after step' "$log" && ! grep -q 'nothing to do' "$log"
 }
@@ -274,32 +331,36 @@ train_case() {
   done
   parameters=$(sed -n 's/^model  *\([0-9,]*\) parameters.*/\1/p' "$log" | head -n 1 | tr -d ,)
   case $task in
-    recall) evaluation=$("$weft" eval --run "$run" --suite recall --pairs 8 --documents 256 --batch-size 16 --threads "$threads" --format json -q) ;;
-    needle) evaluation=$("$weft" eval --run "$run" --suite needle --lengths "$((length / 2)),$length" --documents 64 --batch-size 16 --threads "$threads" --format json -q) ;;
-    text) evaluation=$("$weft" eval --run "$run" --suite loss --threads "$threads" --format json -q) ;;
+    recall) evaluation=$(measure eval "$run" --suite recall --pairs 8 --documents 256 --batch-size 16 --format json) ;;
+    needle) evaluation=$(measure eval "$run" --suite needle --lengths "$((length / 2)),$length" --documents 64 --batch-size 16 --format json) ;;
+    text) evaluation=$(measure eval "$run" --suite loss --format json) ;;
   esac || return 1
   if [[ $task == text ]]; then
-    extra=", \"resumed\": \"$(grep -o 'resumed after step [0-9]*' "$log" | head -n 1)\", \"sample\": $("$weft" generate --run "$run" \
-      --prompt "And the LORD said" --max-new-tokens 120 --temperature 0.7 --seed 1 --threads "$threads" -q 2>>"$log" | json_text)" || return 1
+    extra=", \"resumed\": \"$(grep -o 'resumed after step [0-9]*' "$log" | head -n 1)\", \"prompt\": \"$prompt\", \"sample\": $(measure generate "$run" \
+      --prompt "$prompt" --max-new-tokens 120 --temperature 0.7 --seed 1 2>>"$log" | json_text)" || return 1
   fi
   # Paths of this machine say nothing elsewhere.
-  evaluation=$(one_line <<<"$evaluation" | sed "s|$runs/data/||; s|\"checkpoint\": \"[^\"]*/|\"checkpoint\": \"|")
+  evaluation=$(one_line <<<"$evaluation" | sed "s|$texts/||; s|\"checkpoint\": \"[^\"]*/|\"checkpoint\": \"|")
   printf '{"case": "%s", "seed": %s, "flags": "%s", "parameters": %s, "steps": %s, "tokens": %s, "seconds": %s%s, "result": %s}\n' \
     "$name" "$seed" "${flags[*]}" "$parameters" "$total" "$tokens" "$((seconds / 1000))" "$extra" "$evaluation" >"$run/row.partial"
   mv "$run/row.partial" "$run/row.json"
 }
 
 # What decides a run; finished runs of the same recipe are not repeated.
-recipe_of() { echo "$device $dtype ${model[*]} ${optimizer[*]} $(flags_of "$1") $(stages_of | sed "s|$runs/||")" | tr '\n' ' '; }
+recipe_of() { echo "$kind $dtype ${model[*]} ${optimizer[*]} $(flags_of "$1") $(stages_of | sed "s|$texts/||")" | tr '\n' ' '; }
 
 # run_of CASE SEED: a folder named by all that decides the run.
 run_of() { printf '%s/%s-%s-%s-seed%s\n' "$runs" "$task" "$1" "$(recipe_of "$1" | cksum | cut -d ' ' -f 1)" "$2"; }
 
-# run_case CASE SEED
+# run_case CASE SEED: 1 where it failed; a run that the time limit ends is merely missing.
 run_case() {
   local run
   run=$(run_of "$1" "$2")
-  if [[ ! -e $run/row.json ]]; then train_case "$1" "$2" "$run" || { say "$1 seed $2 failed; see $run.log" && return 1; }; fi
+  if [[ ! -e $run/row.json ]] && ! train_case "$1" "$2" "$run"; then
+    if out_of_time; then say "$1 seed $2: out of time" && return 0; fi
+    say "$1 seed $2 failed; see $run.log"
+    return 1
+  fi
   say "$1 seed $2: $(metric_of <"$run/row.json"), $(minutes "$(number seconds <"$run/row.json")")"
 }
 
@@ -308,26 +369,33 @@ metric_of() {
   if [[ $task == text ]]; then number loss; else number accuracy; fi
 }
 
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# work_on DEVICE: takes one run after another that nobody else has taken, seed by seed, so that what is there when the time
+# is up compares all cases.
+work_on() {
+  local seed name status=0
+  take_device "$1"
+  for seed in "${seed_list[@]}"; do
+    for name in "${case_list[@]}"; do
+      if mkdir "$scratch/$name-$seed" 2>/dev/null && ! out_of_time; then run_case "$name" "$seed" || status=1; fi
+    done
+  done
+  return $status
+}
 failed=0
-running=0
-for seed in "${seed_list[@]}"; do
-  for name in "${case_list[@]}"; do
-    if ((running >= at_once)); then
-      wait -n || failed=1
-      running=$((running - 1))
-    fi
-    run_case "$name" "$seed" &
-    running=$((running + 1))
+for ((i = 0; i < at_once; ++i)); do work_on "${devices[i % ${#devices[@]}]}" & done
+for ((i = 0; i < at_once; ++i)); do wait -n || failed=1; done
+
+rows=$scratch/rows
+missing=()
+for name in "${case_list[@]}"; do
+  for seed in "${seed_list[@]}"; do
+    cat "$(run_of "$name" "$seed")/row.json" >>"$rows" 2>/dev/null || missing+=("{\"case\": \"$name\", \"seed\": $seed}")
   done
 done
-for ((; running > 0; --running)); do wait -n || failed=1; done
-((!failed)) || die "some runs failed, see above"
-
-rows=$(mktemp)
-trap 'rm -f "$rows"' EXIT
-for name in "${case_list[@]}"; do
-  for seed in "${seed_list[@]}"; do cat "$(run_of "$name" "$seed")/row.json" >>"$rows"; done
-done
+[[ -s $rows ]] || die "no run was finished"
 
 # Mean over the seeds and spread, the standard deviation of a sample (0 for one seed).
 summary=$(
@@ -345,20 +413,32 @@ summary=$(
     }'
 )
 
+gpu=unknown
+driver=unknown
+if [[ $kind == cuda ]] && in_path nvidia-smi; then
+  gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1)
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)
+  machine=${machine:-$(tr '[:upper:]' '[:lower:]' <<<"$gpu" | sed -E 's/[^a-z0-9]+/-/g; s/^-|-$//g')}
+fi
 machine=${machine:-$(machine_name)}
-out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-${device%%:*}-quality-$experiment.json}
+out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-$kind-quality-$experiment.json}
 metric=accuracy
 if [[ $task == text ]]; then metric=loss; fi
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
   result_header "quality-$experiment" "${command_line//$root\//}" "$machine"
+  if [[ $kind == cuda ]]; then
+    printf '  "gpu": {"name": "%s", "driver": "%s", "count": %s, "runs_at_a_time": %s},\n' "$gpu" "$driver" "${#devices[@]}" "$at_once"
+  fi
   printf '  "program": "%s",\n' "$("$weft" --version | head -n 1)"
   printf '  "setting": {"device": "%s", "dtype": "%s", "threads": %s, "length": %s, "window": %s, "model": "%s", "optimizer": "%s"},\n' \
-    "$device" "$dtype" "$threads" "$length" "$window" "${model[*]}" "${optimizer[*]}"
+    "$kind" "$dtype" "$threads" "$length" "$window" "${model[*]}" "${optimizer[*]}"
   printf '  "stages": ['
-  stages_of | sed "s|$runs/data/||" | awk -F / '{ printf "%s\n    {\"length\": %s, \"batch\": %s, \"steps\": %s, \"data\": \"%s\"}", sep, $1, $2, $3, $4; sep = "," }'
-  printf '\n  ],\n  "summary": [\n'
+  stages_of | sed "s|$texts/||" | awk -F / '{ printf "%s\n    {\"length\": %s, \"batch\": %s, \"steps\": %s, \"data\": \"%s\"}", sep, $1, $2, $3, $4; sep = "," }'
+  printf '\n  ],\n'
+  if ((${#missing[@]})); then printf '  "missing": [%s],\n' "$(printf '%s, ' "${missing[@]}" | sed 's/, $//')"; fi
+  printf '  "summary": [\n'
   awk -v metric="$metric" '{ printf "%s    {\"case\": \"%s\", \"seeds\": %s, \"%s\": %s, \"spread\": %s, \"parameters\": %s, \"tokens\": %s, \"seconds\": %s}", sep, $1, $2, metric, $3, $4, $5, $6, $7; sep = ",\n" } END { print "" }' <<<"$summary"
   printf '  ],\n  "rows": [\n'
   awk '{ printf "%s    %s", sep, $0; sep = ",\n" } END { print "" }' "$rows"
@@ -369,3 +449,5 @@ mv -f "$out.partial" "$out"
 printf '%-12s %5s %10s %8s %10s %10s %8s\n' case seeds "$metric" spread parameters tokens seconds
 awk '{ printf "%-12s %5s %10s %8s %10s %10s %8s\n", $1, $2, $3, $4, $5, $6, $7 }' <<<"$summary"
 say "written to $out"
+if ((${#missing[@]})); then say "missing: ${missing[*]//[\"\{\}]/}"; fi
+((!failed)) || die "some runs failed, see above"
