@@ -16,7 +16,7 @@
 #include "weft/io/tokenizer.h"
 #include "weft/tensor/tensor.h"
 
-#include "weft_process.h"
+#include "places.h"
 
 namespace weft::apps {
 namespace {
@@ -93,7 +93,7 @@ void PrintTo(const Mistake& mistake, std::ostream* out) {
 }
 
 /// A folder with a run, datasets and many bad files.
-class BadInput : public testing::TestWithParam<Mistake> {
+class BadFiles : public testing::Test {
  protected:
   static void SetUpTestSuite() {
     folder_ = new TemporaryFolder;
@@ -129,7 +129,9 @@ class BadInput : public testing::TestWithParam<Mistake> {
   static TemporaryFolder* folder_;
 };
 
-TemporaryFolder* BadInput::folder_ = nullptr;
+TemporaryFolder* BadFiles::folder_ = nullptr;
+
+class BadInput : public BadFiles, public testing::WithParamInterface<Mistake> {};
 
 TEST_P(BadInput, GetsOneLineAndItsCodeAndChangesNothing) {
   Arguments arguments = GetParam().arguments;
@@ -376,28 +378,38 @@ TEST_F(BadInput, IdsBeyondTheVocabularyStopTheRunAndNameTheirPlace) {
   EXPECT_THAT(outcome.err, HasSubstr("token id 300"));
 }
 
-TEST_F(BadInput, PoisonedWeightsEndARunWithThreeAndNameTheTensor) {
-  const Outcome outcome = weft(
-      train_arguments(path("text.h5"), path("poisoned"), {"--resume", path("poisoned.h5"), "-q"}));
+class NotFinite : public PlaceTest<BadFiles> {
+ protected:
+  /// A folder for a run of this place alone.
+  static std::string run_folder(const std::string& name) {
+    return path(name + "-" + GetParam().name);
+  }
+};
+
+TEST_P(NotFinite, PoisonedWeightsEndARunWithThreeAndNameTheTensor) {
+  const std::string run = run_folder("poisoned");
+  const Outcome outcome = train(path("text.h5"), run, {"--resume", path("poisoned.h5"), "-q"});
   EXPECT_EQ(outcome.code, 3);
   EXPECT_TRUE(is_one_error_line(outcome.err)) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("step 3"));
   EXPECT_THAT(outcome.err, HasSubstr("model.layers.0.mlp.up_proj.weight"));
-  EXPECT_FALSE(std::filesystem::exists(path("poisoned/checkpoints")));
-  const Outcome scored =
-      weft({"eval", "--run", path("poisoned.h5"), "--data", path("text.h5"), "--format", "json"});
+  EXPECT_FALSE(std::filesystem::exists(run + "/checkpoints"));
+  const Arguments eval = {"eval",   "--run",         path("poisoned.h5"),
+                          "--data", path("text.h5"), "--format",
+                          "json",   "--device",      GetParam().gpu ? "cuda" : "cpu"};
+  const Outcome scored = weft(eval, GetParam().options());
   EXPECT_EQ(scored.code, 3);
   EXPECT_TRUE(is_one_error_line(scored.err)) << scored.err;
   EXPECT_TRUE(parse_json(scored).at("loss").is_null());
 }
 
-TEST_F(BadInput, DivergenceEndsARunWithThreeAndKeepsFiniteCheckpoints) {
+TEST_P(NotFinite, DivergenceEndsARunWithThreeAndKeepsFiniteCheckpoints) {
   for (const char* optimizer : {"sgd", "adamw"}) {
-    const std::string run = path(std::string("diverged-") + optimizer);
-    const Outcome outcome = weft(train_arguments(
-        path("text.h5"), run,
-        {"--lr", "1e3", "--grad-clip", "0", "--optimizer", optimizer, "--max-steps", "500",
-         "--save-every", "1", "--eval-every", "-1", "--init-std", "5", "-q"}));
+    const std::string run = run_folder(std::string("diverged-") + optimizer);
+    const Outcome outcome =
+        train(path("text.h5"), run,
+              {"--lr", "1e3", "--grad-clip", "0", "--optimizer", optimizer, "--max-steps", "500",
+               "--save-every", "1", "--eval-every", "-1", "--init-std", "5", "-q"});
     ASSERT_EQ(outcome.code, 3) << outcome.err;
     EXPECT_TRUE(is_one_error_line(outcome.err)) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("error: step "));
@@ -411,6 +423,13 @@ TEST_F(BadInput, DivergenceEndsARunWithThreeAndKeepsFiniteCheckpoints) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Places, NotFinite,
+    testing::Values(Place{"OnCpu"}, Place{"OnGpu", {"--device", "cuda"}, true},
+                    // Launched op by op instead of replayed from a graph.
+                    Place{"OnGpuProfiled", {"--device", "cuda", "--profile=/dev/null"}, true}),
+    &name_of);
 
 TEST_F(BadInput, OneProcessAtATimeTrainsInARunFolder) {
   const Arguments command =

@@ -7,7 +7,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "weft/tensor/allocator.h"
 #include "weft/tensor/device_info.h"
+#include "weft/tensor/tensor.h"
 
 #include "common/machine.h"
 #include "weft_process.h"
@@ -19,11 +21,6 @@ using testing::HasSubstr;
 using testing::Not;
 
 constexpr Device kGpu{DeviceType::cuda, 0};
-
-Arguments joined(Arguments first, const Arguments& second) {
-  first.insert(first.end(), second.begin(), second.end());
-  return first;
-}
 
 Arguments bench_arguments(const Arguments& more = {}) {
   return joined({"bench", "attention", "--d-model", "32", "--n-heads", "4", "--repeats", "2",
@@ -256,6 +253,29 @@ TEST_F(OnGpu, ShortMemoryIsOneMessageThatHelps) {
   EXPECT_TRUE(!std::filesystem::exists(folder_ / "run/checkpoints") ||
               std::filesystem::is_empty(folder_ / "run/checkpoints"));
   EXPECT_EQ(on_gpu(train("run")).code, 0);
+}
+
+TEST_F(OnGpu, ABatchLargerThanTheCardIsOneMessageAndLeavesTheCardFree) {
+  // No limit is set: each of these layers keeps about 20 GiB for backward, so the card itself ends
+  // it.
+  const Outcome outcome =
+      on_gpu(train("run", {"--seq-len", "1k", "--batch-size", "2k", "--d-model", "256", "--n-heads",
+                           "4", "--d-ff", "256", "--n-layers", "24", "--eval-every", "-1"}));
+  EXPECT_EQ(outcome.code, 1) << outcome.err;
+  EXPECT_FALSE(outcome.killed || outcome.timed_out) << outcome.err;
+  const size_t last = outcome.err.rfind("weft: ");
+  ASSERT_NE(last, std::string::npos) << outcome.err;
+  for (const char* const part :
+       {"out of memory on cuda:0", "requested", "free", "cached", "peak", "--batch-size",
+        "--grad-accum-steps", "--recompute", "--seq-len", "--dtype"})
+    EXPECT_THAT(outcome.err.substr(last), HasSubstr(part));
+  EXPECT_TRUE(is_one_error_line(outcome.err.substr(last))) << outcome.err;
+  EXPECT_TRUE(!std::filesystem::exists(folder_ / "run/checkpoints") ||
+              std::filesystem::is_empty(folder_ / "run/checkpoints"));
+  // Another process gets more than half of the card in one piece right after.
+  const int64_t most = device_info(kGpu).memory_bytes / 10 * 6;
+  EXPECT_EQ(full({most}, 1, DType::u8, kGpu).slice(0, most - 1, most).item<int64_t>(), 1);
+  allocator(kGpu).empty_cache();
 }
 
 }  // namespace

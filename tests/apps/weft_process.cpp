@@ -118,13 +118,17 @@ bool Process::has_ended() {
   return ended_;
 }
 
-bool Process::wait_for(const std::filesystem::path& path) {
+bool Process::wait_until(const std::function<bool()>& condition) {
   const auto start = Clock::now();
-  while (!std::filesystem::exists(path)) {
+  while (!condition()) {
     if (has_ended() || seconds_since(start) > timeout_) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return true;
+}
+
+bool Process::wait_for(const std::filesystem::path& path) {
+  return wait_until([&] { return std::filesystem::exists(path); });
 }
 
 Outcome Process::wait() {
@@ -146,6 +150,11 @@ Outcome Process::wait() {
 
 Outcome weft(const Arguments& arguments, const ProcessOptions& options) {
   return Process(arguments, options).wait();
+}
+
+Arguments joined(Arguments first, const Arguments& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
 }
 
 Arguments train_arguments(const std::string& data, const std::filesystem::path& out_dir,

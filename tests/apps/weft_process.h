@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -52,7 +53,9 @@ class Process {
   Process& operator=(const Process&) = delete;
 
   void send(int signal) const;
-  /// Waits until `path` exists; false when the child ended or the time was up before.
+  /// Waits until `condition` holds; false when the child ended or the time was up before.
+  bool wait_until(const std::function<bool()>& condition);
+  /// The same until `path` exists.
   bool wait_for(const std::filesystem::path& path);
   Outcome wait();
 
@@ -72,6 +75,9 @@ class Process {
 
 /// Runs the program to its end.
 Outcome weft(const Arguments& arguments, const ProcessOptions& options = {});
+
+/// `first` with `second` behind it.
+Arguments joined(Arguments first, const Arguments& second);
 
 /// `weft train` of a model that learns a step in about a millisecond; `more` comes behind the
 /// defaults and replaces those given again.

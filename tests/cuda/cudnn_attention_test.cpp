@@ -147,11 +147,22 @@ std::string message_of(Call&& call) {
 }
 
 class CudnnAttentionTest : public test::CudaTest {};
-class CudnnAttentionCases : public test::CudaTest, public ::testing::WithParamInterface<Case> {};
+/// A problem and who computes it.
+struct BackendCase {
+  AttentionBackend backend;
+  Case problem;
+};
 
-TEST_P(CudnnAttentionCases, ErrAtMostTwiceTheNaiveComputation) {
-  const Case& c = GetParam();
-  const BackendScope scope(AttentionBackend::cudnn);
+void PrintTo(const BackendCase& c, std::ostream* out) {
+  *out << to_string(c.backend) << " ";
+  PrintTo(c.problem, out);
+}
+
+class AttentionErrors : public test::CudaTest, public ::testing::WithParamInterface<BackendCase> {};
+
+TEST_P(AttentionErrors, AreAtMostTwiceThoseOfTheNaiveComputation) {
+  const Case& c = GetParam().problem;
+  const BackendScope scope(GetParam().backend);
   for (const DType dtype : {DType::bf16, DType::f16}) {
     const Data x(c, dtype);
     const Tensor q = mirrored(x.q), k = mirrored(x.k), v = mirrored(x.v), dout = mirrored(x.dout);
@@ -173,23 +184,39 @@ TEST_P(CudnnAttentionCases, ErrAtMostTwiceTheNaiveComputation) {
           << kResultNames[i] << " " << to_string(dtype);
     }
     const Tensor lse = reference::attention_forward(x.q, x.k, x.v, c.options).lse;
-    EXPECT_LE(largest(out.lse, lse), 1e-5) << to_string(dtype);
+    EXPECT_LE(largest(out.lse, lse), 2e-5) << to_string(dtype);
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, CudnnAttentionCases,
-    ::testing::Values(Case{1, 256, 256, 8, 2, 64, 64}, Case{2, 133, 133, 4, 4, 64, 64},
-                      Case{2, 133, 133, 8, 2, 64, 64, {}, true}, Case{2, 60, 200, 4, 2, 64, 64},
-                      Case{1, 200, 200, 4, 2, 64, 64, {.window = 50}},
-                      Case{1, 70, 200, 4, 2, 64, 64, {.window = 40}},
-                      Case{1, 100, 100, 4, 4, 64, 64, {.window = 1}},
-                      Case{2, 60, 200, 4, 2, 64, 64, {.causal = false}},
-                      Case{1, 111, 111, 4, 2, 64, 64, {.causal = false, .window = 37}},
-                      Case{1, 150, 150, 4, 4, 128, 128}, Case{1, 128, 128, 2, 2, 192, 128},
-                      Case{1, 100, 100, 4, 2, 256, 256}, Case{1, 100, 100, 4, 2, 24, 24},
-                      Case{1, 100, 100, 4, 2, 96, 96}, Case{2, 1, 1, 4, 4, 64, 64},
-                      Case{2, 1, 77, 4, 2, 64, 64}, Case{2, 15, 63, 4, 1, 64, 64}));
+std::vector<BackendCase> all_cases() {
+  const std::vector<Case> problems = {{1, 256, 256, 8, 2, 64, 64},
+                                      {2, 133, 133, 4, 4, 64, 64},
+                                      {2, 133, 133, 8, 2, 64, 64, {}, true},
+                                      {2, 60, 200, 4, 2, 64, 64},
+                                      {1, 200, 200, 4, 2, 64, 64, {.window = 50}},
+                                      {1, 70, 200, 4, 2, 64, 64, {.window = 40}},
+                                      {1, 100, 100, 4, 4, 64, 64, {.window = 1}},
+                                      {2, 60, 200, 4, 2, 64, 64, {.causal = false}},
+                                      {1, 111, 111, 4, 2, 64, 64, {.causal = false, .window = 37}},
+                                      {1, 150, 150, 4, 4, 128, 128},
+                                      {1, 128, 128, 2, 2, 192, 128},
+                                      {1, 100, 100, 4, 2, 256, 256},
+                                      {1, 100, 100, 4, 2, 24, 24},
+                                      {1, 100, 100, 4, 2, 96, 96},
+                                      {2, 1, 1, 4, 4, 64, 64},
+                                      {2, 1, 77, 4, 2, 64, 64},
+                                      {2, 15, 63, 4, 1, 64, 64}};
+  std::vector<BackendCase> cases;
+  for (const AttentionBackend backend : {AttentionBackend::cudnn, AttentionBackend::weft}) {
+    for (const Case& problem : problems) cases.push_back({backend, problem});
+  }
+  return cases;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, AttentionErrors, ::testing::ValuesIn(all_cases()),
+                         [](const auto& info) {
+                           return to_string(info.param.backend) + std::to_string(info.index);
+                         });
 
 TEST_F(CudnnAttentionTest, GivesTheSameWithoutStatistics) {
   const Case c{1, 200, 200, 4, 2, 64, 64};

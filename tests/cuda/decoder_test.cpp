@@ -2,10 +2,8 @@
 #include "weft/nn/decoder.h"
 
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 
-#include "weft/attention/registry.h"
 #include "weft/nn/generation.h"
 #include "weft/optim/adamw.h"
 #include "weft/tensor/allocator.h"
@@ -15,7 +13,7 @@
 #include "weft/tensor/profiler.h"
 #include "weft/tensor/stream.h"
 
-#include "attention_cuda_test_data.h"
+#include "decoder_cases.h"
 
 namespace weft::nn {
 namespace {
@@ -23,52 +21,16 @@ namespace {
 using attention::testing::kGpu;
 using attention::testing::relative_error;
 
-constexpr int64_t kVocab = 61;
+using testing::all_decoder_cases;
+using testing::all_same;
+using testing::kVocab;
+using Case = testing::DecoderCase;
+
 constexpr int64_t kTokens = 48;
-
-/// A mechanism with some of its options.
-struct Case {
-  std::string name;
-  std::string mechanism;
-  std::vector<std::string> options{};
-};
-
-void PrintTo(const Case& variant, std::ostream* stream) {
-  *stream << variant.name;
-}
-
-/// nsa and asa read all six blocks of a sequence here. With fewer, two blocks whose scores agree up
-/// to rounding could be chosen in another order on the other device, and all later values differ:
-/// right for both, but no ground to compare on. BlocksAreChosenAsOnTheCpu below chooses.
-std::vector<Case> all_cases() {
-  const std::vector<std::string> blocks = {"block=8",        "stride=4", "select-block=8",
-                                           "select-count=6", "local=1",  "window=16"};
-  return {{"full", "full"}, {"swa", "swa", {"window=16"}}, {"mla", "mla"},
-          {"gla", "gla"},   {"nsa", "nsa", blocks},        {"asa", "asa", blocks}};
-}
 
 std::unique_ptr<DecoderLM> make_model(const Case& variant, DType compute = DType::f32,
                                       Recompute recompute = Recompute::none) {
-  // Large weights, so that attention and logits are far from uniform.
-  const DecoderConfig config{.vocab_size = kVocab,
-                             .n_layers = 2,
-                             .d_model = 48,
-                             .d_ff = 80,
-                             .init_std = 0.2,
-                             .compute_dtype = compute,
-                             .recompute = recompute};
-  Generator generator(3);
-  const attention::AttentionConfig attention{.shape = {.d_model = config.d_model,
-                                                       .n_heads = 4,
-                                                       .n_kv_heads = 2,
-                                                       .n_layers = config.n_layers,
-                                                       .init_std = config.init_std},
-                                             .schedule = variant.mechanism,
-                                             .options = variant.options};
-  auto model = std::make_unique<DecoderLM>(
-      config, attention::make_mixer_factory(attention, generator), generator);
-  if (compute == DType::f64) model->to(DType::f64);
-  return model;
+  return testing::make_decoder(variant, compute, recompute);
 }
 
 std::unique_ptr<DecoderLM> make_model_on(Device device, const Case& variant,
@@ -102,23 +64,8 @@ optim::AdamW make_optimizer(const DecoderLM& model) {
   return optim::AdamW(optim::default_groups(model.named_parameters()));
 }
 
-bool all_same(const StateDict& a, const StateDict& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (a[i].name != b[i].name ||
-        !attention::testing::same_bits(a[i].tensor.to(kCpu), b[i].tensor.to(kCpu)))
-      return false;
-  }
-  return true;
-}
-
-class DecoderOnGpu : public ::testing::TestWithParam<Case> {
- protected:
-  void SetUp() override {
-    if (!is_available(kGpu)) GTEST_SKIP() << unavailable_reason(kGpu);
-  }
-};
-INSTANTIATE_TEST_SUITE_P(All, DecoderOnGpu, ::testing::ValuesIn(all_cases()),
+class DecoderOnGpu : public testing::EachDecoderOnGpu {};
+INSTANTIATE_TEST_SUITE_P(All, DecoderOnGpu, ::testing::ValuesIn(all_decoder_cases()),
                          [](const auto& info) { return info.param.name; });
 
 TEST_P(DecoderOnGpu, ScoresAsOnTheCpu) {
@@ -301,7 +248,7 @@ TEST_F(DecodersOnGpu, BlocksAreChosenAsOnTheCpu) {
 TEST_F(DecodersOnGpu, ASecondGpuComputesTheSame) {
   const Device second{DeviceType::cuda, 1};
   if (!is_available(second)) GTEST_SKIP() << unavailable_reason(second);
-  for (const Case& variant : all_cases()) {
+  for (const Case& variant : all_decoder_cases()) {
     SCOPED_TRACE(variant.name);
     const auto model = make_model(variant), on = make_model_on(second, variant);
     EXPECT_EQ(on->device(), second);

@@ -13,6 +13,8 @@
 #include "weft/optim/muon.h"
 #include "weft/optim/sgd.h"
 #include "weft/tensor/allocator.h"
+#include "weft/tensor/error.h"
+#include "weft/tensor/memory_limit.h"
 
 #include "devices.h"
 
@@ -127,17 +129,59 @@ TEST_F(CudaTrainingStep, ParametersChangedFromOutsideAreSeen) {
 }
 
 TEST_F(CudaTrainingStep, ABadBatchChangesNothingAndTheNextOneGoesOn) {
+  for (const bool use_graph : {true, false}) {
+    const NamedParameters model = make_model(kGpu);
+    AdamW optimizer(default_groups(model));
+    TrainingStep step(optimizer, kGpu, loss_of(model), {.grad_clip = 1, .use_graph = use_graph});
+    for (int i = 0; i < 3; ++i) step.run(0.01, std::vector{batch_of(static_cast<uint64_t>(i))});
+    EXPECT_EQ(step.is_replayed(), use_graph);
+    const std::vector<float> before = model[0].parameter.data().to_vector<float>();
+    for (const double value : {std::nan(""), HUGE_VAL}) {
+      MicroBatch bad = batch_of(7);
+      bad.targets.select(0, 3).fill_(value);
+      const TrainingStep::Result result = step.run(0.01, std::vector{bad});
+      EXPECT_FALSE(std::isfinite(result.loss)) << result.loss;
+      EXPECT_FALSE(result.updated);
+      EXPECT_EQ(model[0].parameter.data().to_vector<float>(), before);
+    }
+    // A rate far too large makes a step that is taken, and all later ones are not.
+    EXPECT_TRUE(std::isfinite(step.run(0.01, std::vector{batch_of(8)}).loss));
+    EXPECT_NE(model[0].parameter.data().to_vector<float>(), before);
+    step.run(1e30, std::vector{batch_of(9)});
+    const std::vector<float> exploded = model[0].parameter.data().to_vector<float>();
+    for (uint64_t seed = 10; seed < 12; ++seed) {
+      EXPECT_FALSE(step.run(0.01, std::vector{batch_of(seed)}).updated);
+      EXPECT_EQ(model[0].parameter.data().to_vector<float>(), exploded);
+    }
+    EXPECT_EQ(step.is_replayed(), use_graph) << step.graph_refusal();
+  }
+}
+
+TEST_F(CudaTrainingStep, ABatchThatDoesNotFitLeavesNoMemoryTaken) {
   const NamedParameters model = make_model(kGpu);
   AdamW optimizer(default_groups(model));
-  TrainingStep step(optimizer, kGpu, loss_of(model), {.grad_clip = 1});
-  for (int i = 0; i < 3; ++i) step.run(0.01, std::vector{batch_of(static_cast<uint64_t>(i))});
-  const std::vector<float> before = model[0].parameter.data().to_vector<float>();
-  MicroBatch bad = batch_of(7);
-  bad.targets.select(0, 3).fill_(std::nan(""));
-  EXPECT_TRUE(std::isnan(step.run(0.01, std::vector{bad}).loss));
-  EXPECT_EQ(model[0].parameter.data().to_vector<float>(), before);
-  EXPECT_TRUE(std::isfinite(step.run(0.01, std::vector{batch_of(8)}).loss));
-  EXPECT_NE(model[0].parameter.data().to_vector<float>(), before);
+  const auto run = [&](const MicroBatch& batch, int steps) {
+    TrainingStep step(optimizer, kGpu, loss_of(model), {.grad_clip = 1});
+    TrainingStep::Result result;
+    for (int i = 0; i < steps; ++i) result = step.run(0.01, std::vector{batch});
+    return result;
+  };
+  Allocator& memory = allocator(kGpu);
+  run(batch_of(1), 1);  // makes the optimizer's moments
+  optimizer.zero_grad();
+  memory.empty_cache();
+  const AllocatorStats before = memory.stats();
+  set_cuda_memory_limit(kGpu, static_cast<size_t>(before.reserved) + (size_t{320} << 20));
+  // Inputs and targets take 200 MB, each layer's output as much again.
+  constexpr int64_t kRows = 1 << 20;
+  const MicroBatch large{zeros({kRows, 33}), zeros({kRows, 17}), kRows};
+  EXPECT_THROW(run(large, 1), OutOfMemoryError);
+  optimizer.zero_grad();
+  EXPECT_EQ(memory.stats().allocated, before.allocated);
+  memory.empty_cache();
+  EXPECT_EQ(memory.stats().reserved, before.reserved);
+  EXPECT_TRUE(std::isfinite(run(batch_of(2), 4).loss));
+  set_cuda_memory_limit(kGpu, 0);
 }
 
 TEST_F(CudaTrainingStep, ALossThatWaitsForTheGpuIsComputedAnewEachTime) {
