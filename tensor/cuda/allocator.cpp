@@ -35,7 +35,9 @@ class CudaAllocator : public Allocator {
 
   void* allocate(size_t bytes, Stream stream) final {
     if (bytes == 0) return nullptr;
-    const size_t size = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    // A checker is to see the first byte beyond the tensor as out of bounds.
+    const size_t multiple = options_.caching ? kAlignment : 1;
+    const size_t size = (bytes + multiple - 1) / multiple * multiple;
     const DeviceGuard guard(device_.index);
     void* block = nullptr;
     {
@@ -93,7 +95,7 @@ class CudaAllocator : public Allocator {
   virtual void close_graph(void* /*heap*/) noexcept {}
 
  protected:
-  /// A block of a multiple of the alignment; null where memory is short.
+  /// A block, where blocks are kept of a multiple of the alignment; null where memory is short.
   virtual void* take(size_t size, Stream stream) = 0;
   /// The size of the block.
   virtual size_t give_back(void* block, Stream stream) noexcept = 0;
