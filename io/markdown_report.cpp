@@ -162,10 +162,15 @@ std::string findings(const MetricsTable& metrics, double tokens_per_step) {
   if (!settled.y.empty()) {
     text += fmt::format(
         "- Speed: {:.0f} tokens per second (median of steps), {:.0f} and {:.0f} at the 5th and "
-        "95th percentile; the median of the first tenth is {:.0f}, of the last {:.0f}.\n",
-        quantile(settled.y, 0.5), quantile(settled.y, 0.05), quantile(settled.y, 0.95),
-        quantile(between(settled, 0, 0.1 * settled.x.back()), 0.5),
-        quantile(between(settled, 0.9 * settled.x.back(), settled.x.back()), 0.5));
+        "95th percentile",
+        quantile(settled.y, 0.5), quantile(settled.y, 0.05), quantile(settled.y, 0.95));
+    const std::vector<double> early = between(settled, 0, 0.1 * settled.x.back());
+    if (!early.empty()) {
+      text += fmt::format(
+          "; the median of the first tenth is {:.0f}, of the last {:.0f}", quantile(early, 0.5),
+          quantile(between(settled, 0.9 * settled.x.back(), settled.x.back()), 0.5));
+    }
+    text += ".\n";
   }
   if (tokens_per_step > 0 && !speed.y.empty()) {
     double seconds = 0;

@@ -90,9 +90,9 @@ say "evaluating on all held-out text"
 result=$("$weft" eval --run "$out" --suite loss --format csv ${device[@]+"${device[@]}"} -q) || die "the evaluation failed"
 sample=$("$weft" generate --run "$out" --prompt "Weave" --max-new-tokens 400 --temperature 0.8 --seed 1 \
   ${device[@]+"${device[@]}"} -q) || die "the generation failed"
-"$weft" report --run "$out" --out "$page" --title "${title:-$name on $(basename "$text")}" \
+"$weft" report --run "$out" --out "$page" --title "${title:-$name on $(basename "$text" .txt)}" \
   --intro "\`${command_line//$root\//}\`: after the last step $(column bits_per_byte <<<"$result" | cut -c -6) bits per byte
-over all $(column bytes <<<"$result") bytes of held-out text, in a machine that did other work on its other processors and GPUs." -q || die "the report failed"
+over all $(column bytes <<<"$result") bytes of held-out text." -q || die "the report failed"
 {
   printf '\n## What it writes\n\n```text\n'
   iconv -c -f UTF-8 -t UTF-8 <<<"$sample" | fold -s -w 100 | sed 's/ *$//'
