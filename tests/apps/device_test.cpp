@@ -258,9 +258,10 @@ TEST_F(OnGpu, ShortMemoryIsOneMessageThatHelps) {
 TEST_F(OnGpu, ABatchLargerThanTheCardIsOneMessageAndLeavesTheCardFree) {
   // No limit is set: each of these layers keeps about 20 GiB for backward, so the card itself ends
   // it.
-  const Outcome outcome =
-      on_gpu(train("run", {"--seq-len", "1k", "--batch-size", "2k", "--d-model", "256", "--n-heads",
-                           "4", "--d-ff", "256", "--n-layers", "24", "--eval-every", "-1"}));
+  const Outcome outcome = on_gpu(
+      train_arguments("builtin:stories", folder_ / "run",
+                      {"--seq-len", "1k", "--batch-size", "2k", "--d-model", "256", "--n-heads",
+                       "4", "--d-ff", "256", "--n-layers", "24", "--eval-every", "-1"}));
   EXPECT_EQ(outcome.code, 1) << outcome.err;
   EXPECT_FALSE(outcome.killed || outcome.timed_out) << outcome.err;
   const size_t last = outcome.err.rfind("weft: ");
