@@ -90,12 +90,12 @@ small_tests() {
   case $2:$1 in
     weft_cuda_test:racecheck | weft_cuda_test:synccheck)
       # Kernels that share memory between threads.
-      echo "CudaNorm.*:CudaSoftmax.*:CudaCrossEntropy.*:CudaReduce.*:CudaTables.*:CudaFewRows.*:CudaNextToken.*:CudaCopy.TransposesInTiles:CudaOptim.*:CudaOptimizer.*:CudaRope.T*:CudaActivation.S*:CudaConv.*:CudaPool.*:CudaBatchNorm.*:CudaTrainingStep.*:CudaGraph.RepeatsATrainingStep:CudaCompare.FindsNanAndInfinity"
-      echo "-*ManyRows*:*RepeatsToTheBit*:*ToTheBit*:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuOver*:CudaSoftmax.EqualsTheCpuAlong*:CudaCrossEntropy.EqualsTheCpu*:CudaCrossEntropy.ComputesLoss*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaFewRows.LinearReads*:CudaNorm.TakesEveryLayout:CudaTrainingStep.Many*:CudaTrainingStep.ABatchThat*"
+      echo "All/CudaHalfErrors.*:CudaNorm.*:CudaSoftmax.*:CudaCrossEntropy.*:CudaReduce.*:CudaTables.*:CudaFewRows.*:CudaNextToken.*:CudaCopy.TransposesInTiles:CudaOptim.*:CudaOptimizer.*:CudaRope.T*:CudaActivation.S*:CudaConv.*:CudaPool.*:CudaBatchNorm.*:CudaTrainingStep.*:CudaGraph.RepeatsATrainingStep:CudaCompare.FindsNanAndInfinity"
+      echo "-*ForManyRows:*NoRowsAndManyRows:*RepeatsToTheBit*:*ToTheBit*:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuOver*:CudaSoftmax.EqualsTheCpuAlong*:CudaCrossEntropy.EqualsTheCpu*:CudaCrossEntropy.ComputesLoss*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaFewRows.LinearReads*:CudaNorm.TakesEveryLayout:CudaTrainingStep.Many*:CudaTrainingStep.ABatchThat*"
       ;;
     weft_cuda_test:*)
-      echo "Cuda*"
-      echo "-CudaDevices.*:CudaIndexMath.*:CudaMemory.*:*ManyRows*:*RepeatsToTheBit*:CudaReduce.KeepsLongSums*:CudaCrossEntropy.EqualsTheCpu*:CudaCrossEntropy.ComputesLoss*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaTrainingStep.Many*:CudaTrainingStep.ABatchThat*"
+      echo "*Cuda*"
+      echo "-CudaDevices.*:CudaIndexMath.*:CudaMemory.*:*ForManyRows:*NoRowsAndManyRows:*RepeatsToTheBit*:CudaReduce.KeepsLongSums*:CudaCrossEntropy.EqualsTheCpu*:CudaCrossEntropy.ComputesLoss*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaTrainingStep.Many*:CudaTrainingStep.ABatchThat*"
       ;;
     weft_cuda_attention_test:racecheck | weft_cuda_attention_test:synccheck)
       echo "All/MixerOnGpu.TrainsAsOnTheCpu/*:All/MixerOnGpu.DecodesAsItScores/full:All/MixerOnGpu.DecodesAsItScores/gla:All/MixerOnGpu.DecodesAsItScores/asa_global_block*:All/MixerInAGraph.TrainsAsOutside/*:BlockKernelsOnGpu.*:SelectedAttentionOnGpu.ListedLatents*:SelectedAttentionOnGpu.Transposed*:DecodeAttentionOnGpu.AGraph*:GenerationOnGpu.Replays*"
