@@ -19,7 +19,12 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
        weight = want_dx ? SavedTensor(weight.data()) : SavedTensor(), weight_dtype = weight.dtype(),
        want_dbias,
        bias_dtype = has_bias ? bias.dtype() : DType::f32](const Tensor& dy) -> std::vector<Tensor> {
-        return {weight.defined() ? linear_backward_input(dy, weight.get()) : Tensor(),
+        Tensor dx = weight.defined() ? linear_backward_input(dy, weight.get()) : Tensor();
+        if (x.defined() && want_dbias && weight_dtype == bias_dtype) {
+          LinearParameterGrads grads = linear_backward_parameters(dy, x.get(), weight_dtype);
+          return {std::move(dx), std::move(grads.dweight), std::move(grads.dbias)};
+        }
+        return {std::move(dx),
                 x.defined() ? linear_backward_weight(dy, x.get(), weight_dtype) : Tensor(),
                 want_dbias ? linear_backward_bias(dy, bias_dtype) : Tensor()};
       });

@@ -9,7 +9,10 @@ namespace weft {
 struct GemmEpilogue {
   double alpha = 1;
   double beta = 0;
-  Tensor bias = {};  ///< [1, N] or [M, 1], f32 (f64 for f64); undefined means none
+  /// [1, N] or [M, 1], f32 (f64 for f64) or, on a GPU, of c's type; undefined means none.
+  Tensor bias = {};
+  /// [M], dense, of c's type: becomes the sums of the rows of a, a matrix. On the GPU alone.
+  Tensor row_sums = {};
 };
 
 /// Launcher of all matrix products. a [batch..., M, K], b [batch..., K, N], c [batch..., M, N] have

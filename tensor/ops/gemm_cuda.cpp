@@ -8,6 +8,11 @@
 // are the ones for aligned operands, where beta is 1, and for bf16 those that add a bias to sums
 // made in parts. Nothing in the library's description of an algorithm tells them apart.
 //
+// Vectors ride on a product where they can: a bias is added to its result, and the gradient of a
+// bias, the sums of dy that the product for the weight's gradient reads anyway, comes out beside
+// it. The library's activations do not serve: its GELU is the approximation by tanh, while the
+// layers here have the exact one, or gate (SwiGLU) what two products give.
+//
 // The library guesses which of its algorithms is fastest; for large products the first few of its
 // guesses are timed once for each shape. Where results must repeat to the bit its first guess is
 // taken, since timings differ from run to run.
@@ -72,14 +77,22 @@ struct OperandKey {
   friend bool operator==(const OperandKey&, const OperandKey&) = default;
 };
 
+/// A vector that a product works on besides its matrices.
+enum class Vector : uint8_t {
+  none,
+  bias,      // added to each row of c
+  row_sums,  // becomes the sums of a's rows
+};
+
 /// All that the choice of an algorithm depends on.
 struct PlanKey {
   int device = 0;
   DType dtype = DType::f32, out_dtype = DType::f32;
   int64_t m = 0, n = 0, k = 0, batch = 0;
   OperandKey a, b, c;
-  bool bias = false;
-  bool deterministic = false;  // the choice must not depend on timings
+  Vector vector = Vector::none;
+  int32_t vector_alignment = 0;  // bytes, at most 256
+  bool deterministic = false;    // the choice must not depend on timings
 
   friend bool operator==(const PlanKey&, const PlanKey&) = default;
 };
@@ -98,7 +111,8 @@ struct PlanKeyHash {
     };
     mix(key.device);
     mix(static_cast<int64_t>(key.dtype) * 64 + static_cast<int64_t>(key.out_dtype) * 4 +
-        key.bias * 2 + key.deterministic);
+        key.deterministic);
+    mix(static_cast<int64_t>(key.vector) * 512 + key.vector_alignment);
     for (const int64_t size : {key.m, key.n, key.k, key.batch}) mix(size);
     for (const OperandKey& operand : {key.a, key.b, key.c}) mix_operand(operand);
     return hash;
@@ -119,7 +133,7 @@ struct Call {
   const void* a;
   const void* b;
   void* c;
-  const void* bias;  // null without one
+  void* vector;  // null without one
   double alpha, beta;
   cublasLtHandle_t handle;
   cuda::Workspace workspace;
@@ -157,8 +171,8 @@ void set_preference(const PreferenceDescriptor& preference,
       cublasLtMatmulPreferenceSetAttribute(preference.get(), name, &value, sizeof(value)));
 }
 
-/// What is computed; `bias` may stay null while no product runs.
-MatmulDescriptor make_product(const PlanKey& key, const void* bias) {
+/// What is computed, with the key's vector at an address.
+MatmulDescriptor make_product(const PlanKey& key, void* vector) {
   const bool is_double = key.dtype == DType::f64;
   cublasLtMatmulDesc_t raw = nullptr;
   WEFT_CUBLAS_CHECK(cublasLtMatmulDescCreate(&raw,
@@ -170,18 +184,20 @@ MatmulDescriptor make_product(const PlanKey& key, const void* bias) {
   };
   set_product_attribute(product, CUBLASLT_MATMUL_DESC_TRANSA, turn(key.b));
   set_product_attribute(product, CUBLASLT_MATMUL_DESC_TRANSB, turn(key.a));
-  if (key.bias) {
-    set_product_attribute(product, CUBLASLT_MATMUL_DESC_EPILOGUE,
-                          static_cast<int32_t>(CUBLASLT_EPILOGUE_BIAS));
-    set_product_attribute(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
+  if (key.vector != Vector::none) {
+    // a is the library's second operand.
+    const auto epilogue =
+        key.vector == Vector::bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_BGRADB;
+    set_product_attribute(product, CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<int32_t>(epilogue));
+    set_product_attribute(product, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector);
   }
   return product;
 }
 
-Plan make_plan(const PlanKey& key, cublasLtHandle_t handle, size_t workspace_bytes,
-               int most_algorithms) {
+Plan make_plan(const PlanKey& key, const Call& call, int most_algorithms) {
   Plan plan;
-  plan.product = make_product(key, nullptr);
+  // The library takes the alignment of the vector from its address.
+  plan.product = make_product(key, call.vector);
   const auto layout = [&](DType dtype, int64_t rows, int64_t columns, const OperandKey& operand) {
     if (operand.transposed) std::swap(rows, columns);
     return make_layout(dtype, rows, columns, operand, key.batch);
@@ -193,7 +209,7 @@ Plan make_plan(const PlanKey& key, cublasLtHandle_t handle, size_t workspace_byt
   cublasLtMatmulPreference_t raw_preference = nullptr;
   WEFT_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&raw_preference));
   const PreferenceDescriptor preference(raw_preference);
-  set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+  set_preference(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, call.workspace.bytes);
   // Parts of a long sum meet in the type of the sums, never rounded to that of the result.
   set_preference(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                  static_cast<uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
@@ -209,8 +225,8 @@ Plan make_plan(const PlanKey& key, cublasLtHandle_t handle, size_t workspace_byt
   std::vector<cublasLtMatmulHeuristicResult_t> choices(static_cast<size_t>(most_algorithms));
   int found = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle, plan.product.get(), plan.left.get(), plan.right.get(), plan.out.get(), plan.out.get(),
-      preference.get(), most_algorithms, choices.data(), &found);
+      call.handle, plan.product.get(), plan.left.get(), plan.right.get(), plan.out.get(),
+      plan.out.get(), preference.get(), most_algorithms, choices.data(), &found);
   if (status != CUBLAS_STATUS_SUCCESS) found = 0;
   for (int i = 0; i < found; ++i) {
     const cublasLtMatmulHeuristicResult_t& choice = choices[static_cast<size_t>(i)];
@@ -225,8 +241,10 @@ cublasStatus_t run_product(const PlanKey& key, const Plan& plan,
   const float beta32 = static_cast<float>(call.beta);
   const bool is_double = key.dtype == DType::f64;
   // Plans are shared by threads, so a product that carries an address is made anew.
-  const MatmulDescriptor with_bias = key.bias ? make_product(key, call.bias) : MatmulDescriptor();
-  return cublasLtMatmul(call.handle, (key.bias ? with_bias : plan.product).get(),
+  const bool has_vector = key.vector != Vector::none;
+  const MatmulDescriptor with_vector =
+      has_vector ? make_product(key, call.vector) : MatmulDescriptor();
+  return cublasLtMatmul(call.handle, (has_vector ? with_vector : plan.product).get(),
                         is_double ? static_cast<const void*>(&call.alpha) : &alpha32, call.b,
                         plan.left.get(), call.a, plan.right.get(),
                         is_double ? static_cast<const void*>(&call.beta) : &beta32, call.c,
@@ -271,8 +289,7 @@ bool is_worth_tuning(const PlanKey& key, Stream stream) {
 
 std::shared_ptr<const Plan> choose_plan(const PlanKey& key, const Call& call) {
   const bool tuned = is_worth_tuning(key, call.stream);
-  auto plan =
-      std::make_shared<Plan>(make_plan(key, call.handle, call.workspace.bytes, tuned ? 8 : 1));
+  auto plan = std::make_shared<Plan>(make_plan(key, call, tuned ? 8 : 1));
   if (tuned && plan->algorithms.size() > 1) {
     try {
       tune(key, *plan, call);
@@ -327,6 +344,18 @@ Tensor epilogue_bias(const GemmEpilogue& epilogue, const Tensor& c) {
   return bias.to(c.dtype()).contiguous();
 }
 
+/// Whether a product into c can make the sums of a's rows.
+bool has_row_sums(const GemmEpilogue& epilogue, const Tensor& c) {
+  return epilogue.row_sums.defined() && !epilogue.bias.defined() && c.rank() == 2 &&
+         c.dtype() != DType::f64;
+}
+
+/// The sums of a's rows by a product of their own.
+void sum_rows(const Tensor& a, const Tensor& sums, Stream stream) {
+  Tensor row = sums.unsqueeze(0);
+  gemm_cuda(ones({1, a.size(-1)}, a.dtype(), a.device()), a.transpose(-1, -2), row, {}, stream);
+}
+
 }  // namespace
 
 void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& epilogue,
@@ -336,7 +365,9 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
     if (has_dense_rows(flipped)) {  // c^T = b^T a^T
       GemmEpilogue turned = epilogue;
       if (turned.bias.defined()) turned.bias = turned.bias.transpose(0, 1);
+      turned.row_sums = {};
       gemm_cuda(b.transpose(-1, -2), a.transpose(-1, -2), flipped, turned, stream);
+      if (epilogue.row_sums.defined()) sum_rows(a, epilogue.row_sums, stream);
     } else {
       Tensor dense = epilogue.beta == 0 ? empty(c.shape(), c.dtype(), c.device()) : c.clone();
       gemm_cuda(a, b, dense, epilogue, stream);
@@ -346,7 +377,9 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
   }
   Tensor bias = epilogue_bias(epilogue, c);
   bool add_bias = epilogue.bias.defined() && !bias.defined();
+  bool fuse_sums = has_row_sums(epilogue, c);
   if (a.size(-1) == 0) {
+    fuse_sums = false;
     scale_in_place(c, epilogue.beta);
     add_bias = epilogue.bias.defined();
   } else {
@@ -359,6 +392,7 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
     const auto batch_stride = [&](size_t operand) {
       return inner > 1 ? loop.strides[operand][last] : 0;
     };
+    const Tensor& vector = fuse_sums ? epilogue.row_sums : bias;
     cuda::DeviceContext& context = cuda::device_context(stream.device());
     const cuda::DeviceGuard guard(stream.device().index);  // the library works on the current one
 
@@ -372,12 +406,16 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
                 .a = operand_key(left, batch_stride(1)),
                 .b = operand_key(right, batch_stride(2)),
                 .c = operand_key(c, batch_stride(0)),
-                .bias = bias.defined(),
+                .vector = fuse_sums        ? Vector::row_sums
+                          : bias.defined() ? Vector::bias
+                                           : Vector::none,
+                .vector_alignment =
+                    vector.defined() ? alignment_of(vector.raw_data(), 0, vector.dtype()) : 0,
                 .deterministic = is_deterministic()};
     Call call{.a = nullptr,
               .b = nullptr,
               .c = nullptr,
-              .bias = bias.defined() ? bias.raw_data() : nullptr,
+              .vector = vector.defined() ? vector.raw_data() : nullptr,
               .alpha = epilogue.alpha,
               .beta = epilogue.beta,
               .handle = context.cublas_lt(),
@@ -396,9 +434,11 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
       key.b.alignment = alignment_of(call.b, key.b.batch_stride, key.dtype);
       key.c.alignment = alignment_of(call.c, key.c.batch_stride, key.out_dtype);
       std::shared_ptr<const Plan> plan = plan_for(key);
-      if (!plan->supported() && key.bias) {  // types for which the library has no such epilogue
-        key.bias = false;
-        add_bias = true;
+      if (!plan->supported() && key.vector != Vector::none) {  // no such epilogue for these
+        add_bias = key.vector == Vector::bias;
+        fuse_sums = false;
+        key.vector = Vector::none;
+        key.vector_alignment = 0;
         plan = plan_for(key);
       }
       WEFT_CHECK(plan->supported(), NotImplementedError,
@@ -407,6 +447,7 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
       index += key.batch;
     }
   }
+  if (epilogue.row_sums.defined() && !fuse_sums) sum_rows(a, epilogue.row_sums, stream);
   if (add_bias) {
     // The row or column, added in c's type.
     Tensor row = epilogue.bias.to(c.dtype());
@@ -425,7 +466,10 @@ void gemm_weight_cuda(const Tensor& x, const Tensor& weight, Tensor& y, const Te
     params.y = y;
     if (few_rows_product_cuda(params, stream)) return;
   }
-  gemm_cuda(x, copy, y, {.bias = bias}, stream);
+  // As a master's, the copy of a bias is kept, so that no pass converts it each time.
+  const bool is_half = x.dtype() == DType::bf16 || x.dtype() == DType::f16;
+  const Tensor row = bias.defined() && is_half ? low_precision_copy(bias, x.dtype()) : bias;
+  gemm_cuda(x, copy, y, {.bias = row}, stream);
 }
 
 }  // namespace weft

@@ -61,6 +61,15 @@ void check_gradient_operands(const char* op, const Tensor& dy, const Tensor& x) 
   }
 }
 
+/// What a product of two operands of one type, summed into `out`, must fulfil.
+void check_product_types(const char* op, const Tensor& dy, const Tensor& x, DType out) {
+  WEFT_CHECK(dy.device() == x.device(), DeviceError, "{}: dy is {}, x is {}", op, dy, x);
+  WEFT_CHECK(is_floating(dy.dtype()) && dy.dtype() == x.dtype(), DTypeError,
+             "{}: dy and x must have one type of f64, f32, bf16, f16; got dy {}, x {}", op, dy, x);
+  WEFT_CHECK(out == dy.dtype() || (out == DType::f32 && dy.dtype() != DType::f64), DTypeError,
+             "{}: gradients must be of the type of dy or f32; got {}, dy {}", op, out, dy);
+}
+
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -104,6 +113,21 @@ Tensor linear_backward_bias(const Tensor& dy, std::optional<DType> out_dtype) {
              "linear_backward_bias: dy must be [..., N], got {}", dy);
   const Tensor rows = as_rows(dy);
   return matmul(ones({rows.size(0)}, dy.dtype(), dy.device()), rows, {.out_dtype = out_dtype});
+}
+
+LinearParameterGrads linear_backward_parameters(const Tensor& dy, const Tensor& x,
+                                                std::optional<DType> out_dtype) {
+  constexpr const char* kOp = "linear_backward_parameters";
+  check_gradient_operands(kOp, dy, x);
+  const DType dtype = out_dtype.value_or(dy.dtype());
+  if (dy.device().is_cpu() || dy.numel() == 0 || x.numel() == 0)
+    return {linear_backward_weight(dy, x, dtype), linear_backward_bias(dy, dtype)};
+  check_product_types(kOp, dy, x, dtype);
+  const Tensor rows = as_rows(dy);
+  LinearParameterGrads grads{empty({dy.size(-1), x.size(-1)}, dtype, dy.device()),
+                             empty({dy.size(-1)}, dtype, dy.device())};
+  gemm(rows.transpose(0, 1), as_rows(x), grads.dweight, {.row_sums = grads.dbias});
+  return grads;
 }
 
 void list_linear_ops(OpTable& table) {

@@ -1,7 +1,11 @@
 #include "weft/tensor/ops/matmul.h"
 
 #include <cmath>
+#include <functional>
+#include <vector>
 
+#include "weft/autograd/functions/linear.h"
+#include "weft/tensor/graph.h"
 #include "weft/tensor/ops/arithmetic.h"
 #include "weft/tensor/ops/linear.h"
 
@@ -149,6 +153,88 @@ TEST_F(CudaMatmul, LinearAndItsGradientsEqualTheCpu) {
                      linear_backward_weight(dy, x, weight_dtype), 63);
       expect_product(linear_backward_bias(mirrored(dy), weight_dtype),
                      linear_backward_bias(dy, weight_dtype), 63);
+    }
+  }
+}
+
+TEST_F(CudaMatmul, GradientsOfWeightAndBiasComeFromOneProduct) {
+  for (const DType dtype : kFloating) {
+    for (const DType out : {dtype, dtype == DType::f64 ? DType::f64 : DType::f32}) {
+      for (const auto& [n, k, rows] :
+           {Sizes{1, 1, 1}, Sizes{3, 5, 7}, Sizes{40, 48, 63}, Sizes{31, 129, 130},
+            Sizes{256, 128, 64}, Sizes{72, 8, 2000}, Sizes{1, 64, 300}}) {
+        SCOPED_TRACE(testing::Message() << rows << " rows of " << k << " to " << n);
+        const Tensor dense_x = random_tensor({rows, k}, dtype, 1);
+        const Tensor dense_dy = random_tensor({rows, n}, dtype, 2);
+        for (const Tensor& x : {dense_x, test::with_gaps(dense_x)}) {
+          for (const Tensor& dy : test::in_all_layouts(dense_dy)) {
+            const LinearParameterGrads grads =
+                linear_backward_parameters(mirrored(dy), mirrored(x), out);
+            expect_product(grads.dweight, linear_backward_weight(dy, x, out), rows, "dweight");
+            expect_product(grads.dbias, linear_backward_bias(dy, out), rows, "dbias");
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaMatmul, LinearTakesABiasAtAnyAddress) {
+  for (const DType dtype : kFloating) {
+    for (const int64_t n : {1, 7, 40, 64}) {
+      const Tensor x = random_tensor({33, 48}, dtype, 1), weight = random_tensor({n, 48}, dtype, 2);
+      const Tensor longer = random_tensor({n + 3}, dtype, 3);
+      const Tensor product = linear(exact(x), exact(weight));
+      for (const int64_t offset : {0, 1, 2, 3}) {
+        const Tensor bias = longer.slice(0, offset, offset + n);
+        expect_sum(linear(mirrored(x), mirrored(weight), mirrored(bias)), product,
+                   add(product, exact(bias)), 48);
+      }
+    }
+  }
+}
+
+/// Kernels (and copies) that the body puts on the stream.
+int64_t count_work(const std::function<void()>& body) {
+  body();  // what is made once
+  Graph graph(test::kGpu);
+  graph.capture(body);
+  return graph.nodes();
+}
+
+TEST_F(CudaMatmul, BiasesTakeNoPassOfTheirOwn) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(to_string(dtype));
+    const Tensor x = mirrored(random_tensor({2048, 256}, dtype, 1));
+    const Tensor weight = mirrored(random_tensor({1536, 256}, DType::f32, 2));
+    const Tensor bias = mirrored(random_tensor({1536}, DType::f32, 3));
+    const Tensor dy = mirrored(random_tensor({2048, 1536}, dtype, 4));
+    EXPECT_LE(count_work([&] { linear(x, weight, bias); }), count_work([&] { linear(x, weight); }));
+    EXPECT_LT(count_work([&] { linear_backward_parameters(dy, x, DType::f32); }), count_work([&] {
+                linear_backward_weight(dy, x, DType::f32);
+                linear_backward_bias(dy, DType::f32);
+              }));
+  }
+}
+
+TEST_F(CudaMatmul, LinearLayersTrainAsOnTheCpu) {
+  using autograd::Variable;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const bool has_bias : {true, false}) {
+      const Tensor x = random_tensor({3, 21, 45}, dtype, 1),
+                   dy = random_tensor({3, 21, 37}, dtype, 2);
+      const Tensor weight = random_tensor({37, 45}, DType::f32, 3);
+      const Tensor bias = random_tensor({37}, dtype, 4).to(DType::f32);
+      const auto gradients = [&](Device device) {
+        const Variable in(x.to(device), true), w(weight.to(device), true), b(bias.to(device), true);
+        autograd::linear(in, w, has_bias ? b : Variable()).backward(dy.to(device));
+        return std::vector<Tensor>{in.grad(), w.grad(), has_bias ? b.grad() : w.grad()};
+      };
+      const std::vector<Tensor> on_cpu = gradients(kCpu), on_gpu = gradients(test::kGpu);
+      for (size_t i = 0; i < on_cpu.size(); ++i) {
+        SCOPED_TRACE(i);
+        expect_product(on_gpu[i], on_cpu[i], 63);
+      }
     }
   }
 }

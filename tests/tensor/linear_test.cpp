@@ -75,6 +75,9 @@ TEST_P(LinearOfType, MatchesLoops) {
     for (const Tensor& gradient : {dy, with_gaps(dy), scattered(dy)}) {
       expect_near(linear_backward_weight(gradient, x), expected.dweight, relative, absolute);
       expect_near(linear_backward_bias(gradient), expected.dbias, relative, absolute);
+      const LinearParameterGrads both = linear_backward_parameters(gradient, x);
+      expect_near(both.dweight, expected.dweight, relative, absolute);
+      expect_near(both.dbias, expected.dbias, relative, absolute);
     }
     expect_near(linear(x, weight, scattered(bias)), expected.y, relative, absolute);
   }
@@ -105,6 +108,9 @@ TEST_P(LinearOfType, EmptySizes) {
   EXPECT_EQ(y.to_vector<double>(), (std::vector<double>{b[0], b[1], b[2], b[0], b[1], b[2]}));
   const Tensor dweight = linear_backward_weight(empty({0, 2}, dtype), empty({0, 3}, dtype));
   EXPECT_EQ(dweight.to_vector<double>(), std::vector<double>(6, 0.0));
+  EXPECT_EQ(linear_backward_parameters(empty({0, 2}, dtype), empty({0, 3}, dtype))
+                .dbias.to_vector<double>(),
+            std::vector<double>(2, 0.0));
   EXPECT_EQ(linear_backward_bias(empty({4, 0, 2}, dtype)).to_vector<double>(),
             std::vector<double>(2, 0.0));
 }

@@ -31,6 +31,15 @@ void linear_backward_weight_into(Tensor& dweight, const Tensor& dy, const Tensor
 /// dbias: dy summed over all leading axes, [..., N] -> [N], of `out_dtype` (dy's type or f32).
 Tensor linear_backward_bias(const Tensor& dy, std::optional<DType> out_dtype = std::nullopt);
 
+/// Gradients of a linear layer's parameters.
+struct LinearParameterGrads {
+  Tensor dweight, dbias;
+};
+/// linear_backward_weight() and linear_backward_bias() at once: on a GPU one product gives both,
+/// with one pass over dy.
+LinearParameterGrads linear_backward_parameters(const Tensor& dy, const Tensor& x,
+                                                std::optional<DType> out_dtype = std::nullopt);
+
 /// `weight` converted to `dtype`, from a cache as long as the weight's storage lives. A weight that
 /// has changed (Storage::version() tells) is converted again to where its copy was, so that the
 /// address of a copy stays. Do not write to the result, except through LowPrecisionCopies.
