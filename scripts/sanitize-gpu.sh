@@ -184,15 +184,17 @@ sanitize() {
   if [[ ! -e $logs/$name.log ]]; then : >"$logs/$name.log"; fi
 }
 
-# A program with an error of each kind: a tool that does not see it would find nothing anywhere.
+# A program with an error of each kind: the table of a tool that does not see it means nothing.
+is_clean=1
 probe=$(find_program weft_sanitizer_probe)
 if [[ $probe ]]; then
-  for tool in ${tools//,/ }; do sanitize "probe-$tool" "$tool" "$probe" "$tool" & done
+  for tool in ${tools//,/ }; do timeout=60 sanitize "probe-$tool" "$tool" "$probe" "$tool" & done
   wait
   for tool in ${tools//,/ }; do
     if (($(errors_in "$tool" "$logs/probe-$tool.log") == 0)); then
+      is_clean=0
+      say "NOTICE: $tool does not see the error of weft_sanitizer_probe; it wrote:"
       cat "$logs/probe-$tool.log" "$logs/probe-$tool.out" >&2
-      die "$tool does not see the error of weft_sanitizer_probe; what it wrote stands above"
     fi
   done
 else
@@ -252,7 +254,6 @@ done
 wait
 
 # What each tool found in each program.
-is_clean=1
 printf '%-10s %-26s %6s %7s %6s %7s %8s %6s\n' tool program tests skipped failed errors library time
 for tool in ${tools//,/ }; do
   for program in ${programs//,/ }; do
