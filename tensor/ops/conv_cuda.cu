@@ -46,17 +46,24 @@ struct ConvSizes {
   }
 };
 
-template <class T>
-__global__ void conv2d_forward_kernel(const T* in, const T* weight, T* out, ConvSizes g) {
-  using Acc = accumulator_t<T>;
-  const int64_t count = g.batch * g.out_channels * g.out_height * g.out_width;
+/// Calls body(element, image, channel, row, column) for this thread's share of a tensor [images,
+/// channels, height, width].
+template <class Body>
+__device__ void for_each_element(int64_t images, int64_t channels, int64_t height, int64_t width,
+                                 Body&& body) {
+  const int64_t count = images * channels * height * width;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
        i += step) {
-    const int64_t x = i % g.out_width;
-    const int64_t y = i / g.out_width % g.out_height;
-    const int64_t channel = i / (g.out_width * g.out_height) % g.out_channels;
-    const int64_t image = i / (g.out_width * g.out_height * g.out_channels);
+    const int64_t plane = i / (width * height);
+    body(i, plane / channels, plane % channels, i / width % height, i % width);
+  }
+}
+
+template <class T>
+__global__ void conv2d_forward_kernel(const T* in, const T* weight, T* out, ConvSizes g) {
+  using Acc = accumulator_t<T>;
+  const auto make = [&](int64_t i, int64_t image, int64_t channel, int64_t y, int64_t x) {
     const int64_t first = channel / g.group_out_channels * g.group_channels;
     Acc sum = 0;
     for (int64_t c = 0; c < g.group_channels; ++c) {
@@ -75,7 +82,8 @@ __global__ void conv2d_forward_kernel(const T* in, const T* weight, T* out, Conv
       }
     }
     out[i] = cuda::element_as<T>(cuda::element_as<Acc>(out[i]) + sum);
-  }
+  };
+  for_each_element(g.batch, g.out_channels, g.out_height, g.out_width, make);
 }
 
 /// Where an output reads input position `at` through a tap, or -1.
@@ -91,14 +99,7 @@ template <class T>
 __global__ void conv2d_backward_input_kernel(const T* gradient, const T* weight, T* out,
                                              ConvSizes g) {
   using Acc = accumulator_t<T>;
-  const int64_t count = g.batch * g.channels * g.height * g.width;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count;
-       i += step) {
-    const int64_t column = i % g.width;
-    const int64_t row = i / g.width % g.height;
-    const int64_t channel = i / (g.width * g.height) % g.channels;
-    const int64_t image = i / (g.width * g.height * g.channels);
+  const auto make = [&](int64_t i, int64_t image, int64_t channel, int64_t row, int64_t column) {
     const int64_t first = channel / g.group_channels * g.group_out_channels;
     const int64_t c = channel % g.group_channels;
     Acc sum = 0;
@@ -121,7 +122,8 @@ __global__ void conv2d_backward_input_kernel(const T* gradient, const T* weight,
       }
     }
     out[i] = cuda::element_as<T>(sum);
-  }
+  };
+  for_each_element(g.batch, g.channels, g.height, g.width, make);
 }
 
 /// A block an element of the weight.

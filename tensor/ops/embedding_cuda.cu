@@ -10,19 +10,31 @@ using namespace cuda;
 constexpr int kThreads = 256;
 constexpr int kAhead = 4;
 
+/// The id of a warp's row, or -1, reported, where it is outside the table.
+template <class Index>
+__device__ int64_t checked_id(const Index* __restrict__ ids, int64_t row, int64_t vocabulary,
+                              Fault* fault, const char* op) {
+  const int64_t id = ids[row];
+  if (static_cast<uint64_t>(id) < static_cast<uint64_t>(vocabulary)) return id;
+  if (threadIdx.x % 32 == 0) report_fault(fault, FaultKind::index, op, id, vocabulary);
+  return -1;
+}
+
+/// The row that this thread's warp copies.
+__device__ int64_t row_of_warp() {
+  return static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+}
+
 /// A warp copies a row in units that all rows are aligned to; ids outside the table give zeros.
 template <class Unit, class Index>
 __global__ void __launch_bounds__(kThreads)
     copy_rows(const Unit* __restrict__ table, int64_t stride, int64_t vocabulary,
               const Index* __restrict__ ids, int64_t count, Unit* __restrict__ out, int64_t length,
               Fault* fault, const char* op) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  const int64_t row = row_of_warp();
   if (row >= count) return;
-  const int64_t id = ids[row];
-  const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(vocabulary);
-  if (!valid && threadIdx.x % 32 == 0) {
-    report_fault(fault, FaultKind::index, op, id, vocabulary);
-  }
+  const int64_t id = checked_id(ids, row, vocabulary, fault, op);
+  const bool valid = id >= 0;
   const Unit* const from = table + (valid ? id : 0) * stride;
   Unit* const to = out + row * length;
   for (int64_t i = threadIdx.x % 32; i < length; i += 32 * kAhead) {
@@ -44,13 +56,10 @@ __global__ void __launch_bounds__(kThreads)
     round_rows(const float* __restrict__ table, int64_t stride, int64_t vocabulary,
                const Index* __restrict__ ids, int64_t count, T* __restrict__ out, int64_t length,
                Fault* fault, const char* op) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  const int64_t row = row_of_warp();
   if (row >= count) return;
-  const int64_t id = ids[row];
-  const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(vocabulary);
-  if (!valid && threadIdx.x % 32 == 0) {
-    report_fault(fault, FaultKind::index, op, id, vocabulary);
-  }
+  const int64_t id = checked_id(ids, row, vocabulary, fault, op);
+  const bool valid = id >= 0;
   const float* const from = table + (valid ? id : 0) * stride;
   T* const to = out + row * length;
 #pragma unroll 2
@@ -63,10 +72,9 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, class Index>
 void launch_round_rows(const Tensor& table, const Tensor& ids, Tensor& out, Stream stream) {
-  const auto blocks = static_cast<unsigned>(ceil_div(ids.numel(), kThreads / 32));
   const bool aligned =
       rows_are_aligned(table) && is_aligned(out.raw_data(), table.size(1) * int64_t{sizeof(T)});
-  launch("embedding", stream, {blocks, kThreads},
+  launch("embedding", stream, {blocks_for(ids.numel(), kThreads / 32), kThreads},
          aligned ? round_rows<T, kPackWidth<T>, Index> : round_rows<T, 1, Index>,
          table.data<float>(), table.strides()[0], table.size(0), ids.data<Index>(), ids.numel(),
          out.data<T>(), table.size(1), fault_slot(stream.device()), "embedding");
@@ -87,14 +95,14 @@ void embedding_cuda(const Tensor& table, const Tensor& ids, Tensor& out, Stream 
   const auto addresses = reinterpret_cast<uintptr_t>(table.raw_data()) |
                          reinterpret_cast<uintptr_t>(out.raw_data()) |
                          static_cast<uintptr_t>(row_bytes) | static_cast<uintptr_t>(stride_bytes);
-  const auto blocks = static_cast<unsigned>(ceil_div(ids.numel(), kThreads / 32));
   dispatch_index(ids.dtype(), "embedding", [&]<class Index>() {
     const auto run = [&]<class Unit>() {
       constexpr auto kBytes = static_cast<int64_t>(sizeof(Unit));
-      launch("embedding", stream, {blocks, kThreads}, copy_rows<Unit, Index>,
-             static_cast<const Unit*>(table.raw_data()), stride_bytes / kBytes, table.size(0),
-             ids.data<Index>(), ids.numel(), static_cast<Unit*>(out.raw_data()), row_bytes / kBytes,
-             fault_slot(stream.device()), "embedding");
+      launch("embedding", stream, {blocks_for(ids.numel(), kThreads / 32), kThreads},
+             copy_rows<Unit, Index>, static_cast<const Unit*>(table.raw_data()),
+             stride_bytes / kBytes, table.size(0), ids.data<Index>(), ids.numel(),
+             static_cast<Unit*>(out.raw_data()), row_bytes / kBytes, fault_slot(stream.device()),
+             "embedding");
     };
     if (addresses % 16 == 0) {
       run.template operator()<uint4>();
