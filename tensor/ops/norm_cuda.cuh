@@ -336,7 +336,7 @@ void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, 
     }
   }
   if (!done) {
-    dispatch_row_shape<T>(p.length, aligned, [&]<class Shape>() {
+    dispatch_row_shape<T, 2>(p.length, aligned, [&]<class Shape>() {
       launch(op, stream, {Shape::blocks(p.rows), Shape::kBlockThreads},
              norm_backward_rows<T, kCentred, Shape>, p);
     });

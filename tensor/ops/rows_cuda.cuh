@@ -82,19 +82,32 @@ __device__ __forceinline__ accumulator_t<T> exponential(accumulator_t<T> x) {
   }
 }
 
-/// Any trivially copyable value from the lane whose number differs by `mask`.
+/// Any trivially copyable value of 4 bytes or a multiple, in words that `move` takes one at a time.
+template <class V, class Move>
+__device__ __forceinline__ V move_words(V value, Move&& move) {
+  static_assert(sizeof(V) % 4 == 0);
+  uint32_t words[sizeof(V) / 4];
+  memcpy(words, &value, sizeof value);
+#pragma unroll
+  for (uint32_t& word : words) word = move(word);
+  memcpy(&value, words, sizeof value);
+  return value;
+}
+
+/// The value of another lane.
+template <class V>
+__device__ __forceinline__ V shuffle(V value, int lane) {
+  return move_words(value, [lane](uint32_t word) { return __shfl_sync(0xffffffffu, word, lane); });
+}
+
+/// That of the lane whose number differs by `mask`.
 template <class V>
 __device__ __forceinline__ V shuffle_xor(V value, int mask) {
   if constexpr (std::is_arithmetic_v<V>) {
     return __shfl_xor_sync(0xffffffffu, value, mask);
   } else {
-    static_assert(sizeof(V) % 4 == 0);
-    uint32_t words[sizeof(V) / 4];
-    memcpy(words, &value, sizeof value);
-#pragma unroll
-    for (uint32_t& word : words) word = __shfl_xor_sync(0xffffffffu, word, mask);
-    memcpy(&value, words, sizeof value);
-    return value;
+    return move_words(value,
+                      [mask](uint32_t word) { return __shfl_xor_sync(0xffffffffu, word, mask); });
   }
 }
 
@@ -105,21 +118,28 @@ struct Add {
   }
 };
 
-/// The larger, or NaN where there is one.
+/// The larger, or NaN where there is one; of zeros either.
 struct KeepLarger {
   template <class V>
   __device__ __forceinline__ V operator()(V a, V b) const {
-    return (b > a || b != b) ? b : a;
+    if constexpr (std::is_same_v<V, float>) {
+      float larger;
+      asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+      return larger;
+    } else {
+      return (b > a || b != b) ? b : a;
+    }
   }
 };
 
-/// Combines the values of the kThreads threads of a row, a warp or a whole block; all of them get
-/// the result. `combine` is commutative.
+/// Combines the values of the kThreads threads of a row, a whole block, a warp or a part of one;
+/// all of them get the result. `combine` is commutative. All lanes of a warp take part.
 template <int kThreads, class V, class Combine>
 __device__ __forceinline__ V combine_over(V value, Combine combine) {
-  static_assert(kThreads % 32 == 0);
+  static_assert(kThreads % 32 == 0 || 32 % kThreads == 0);
 #pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) value = combine(value, shuffle_xor(value, mask));
+  for (int mask = (kThreads < 32 ? kThreads : 32) / 2; mask > 0; mask /= 2)
+    value = combine(value, shuffle_xor(value, mask));
   if constexpr (kThreads > 32) {
     constexpr int kWarps = kThreads / 32;
     __shared__ alignas(V) unsigned char memory[kWarps * sizeof(V)];
@@ -253,8 +273,7 @@ class RowReader {
   /// Adds `other` to the row, which is then the sum, rounded to T and written to `sum` as well.
   __device__ void add(const T* other, T* sum) {
     static_assert(kInputs == 1);
-    const auto add_pack = [&](int64_t i, Pack<T, kWidth>& pack) {
-      const auto added = load_pack<kWidth>(other + i);
+    const auto add_pack = [&](int64_t i, Pack<T, kWidth>& pack, const Pack<T, kWidth>& added) {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         pack.values[k] = narrow<T>(widen(pack.values[k]) + widen(added.values[k]));
@@ -262,15 +281,21 @@ class RowReader {
       store_pack(sum + i, pack);
     };
     if constexpr (kPacks > 0) {
+      Pack<T, kWidth> added[kPacks];
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
         const int64_t i = first() + p * kStep;
-        if (i < length_) add_pack(i, kept_[0][p]);
+        if (i < length_) added[p] = load_pack<kWidth>(other + i);
+      }
+#pragma unroll
+      for (int p = 0; p < kPacks; ++p) {
+        const int64_t i = first() + p * kStep;
+        if (i < length_) add_pack(i, kept_[0][p], added[p]);
       }
     } else {
       for (int64_t i = first(); i < length_; i += kStep) {
         auto pack = load_pack<kWidth>(rows_[0] + i);
-        add_pack(i, pack);
+        add_pack(i, pack, load_pack<kWidth>(other + i));
       }
       rows_[0] = sum;  // each thread reads what it has written
     }
@@ -316,16 +341,27 @@ bool rows_are_aligned(const Tensors&... tensors) {
   return (check(tensors) && ...);
 }
 
-/// Calls body.template operator()<RowShape>() with the shape that suits rows of this length.
-template <class T, class Body>
+/// Rows of up to so many elements, aligned to 16 bytes, are kept in registers.
+template <class T>
+inline constexpr int64_t kMostKept = 4096 * kPackWidth<T>;
+
+/// Calls body.template operator()<RowShape>() with the shape that suits kInputs rows of this length
+/// that are walked together: threads have several loads in flight, few of them idle, and registers
+/// enough that several blocks share a multiprocessor.
+template <class T, int kInputs = 1, class Body>
 void dispatch_row_shape(int64_t length, bool aligned, Body&& body) {
   if constexpr (!std::is_same_v<T, double>) {
     constexpr int kWidth = kPackWidth<T>;
     if (aligned) {
       if (length <= 32 * kWidth) return body.template operator()<RowShape<32, kWidth, 1>>();
       if (length <= 128 * kWidth) return body.template operator()<RowShape<32, kWidth, 4>>();
+      if constexpr (kInputs == 1) {
+        if (length <= 256 * kWidth) return body.template operator()<RowShape<32, kWidth, 8>>();
+      }
       if (length <= 512 * kWidth) return body.template operator()<RowShape<256, kWidth, 2>>();
-      if (length <= 4096 * kWidth) return body.template operator()<RowShape<1024, kWidth, 4>>();
+      if (length <= 1024 * kWidth) return body.template operator()<RowShape<256, kWidth, 4>>();
+      if (length <= 2048 * kWidth) return body.template operator()<RowShape<512, kWidth, 4>>();
+      if (length <= kMostKept<T>) return body.template operator()<RowShape<1024, kWidth, 4>>();
       return body.template operator()<RowShape<1024, kWidth, 0>>();
     }
   }

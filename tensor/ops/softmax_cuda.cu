@@ -1,23 +1,19 @@
-// A row stays in registers from its one reading on; rows too long for that are read twice, the
-// second time mostly from the L2 cache, with maximum and sum advancing together in the first.
-#include "ops/rows_cuda.cuh"
+// A row stays in registers from its one reading on, or, where it is too long and of a half type, in
+// shared memory; the others are read twice, the second time mostly from the L2 cache. Where they
+// are not in registers, maximum and sum advance together.
 #include "ops/softmax_kernels.h"
+#include "ops/staged_row_cuda.cuh"
 
 namespace weft {
 namespace {
 
 using namespace cuda;
 
-template <class T, class Shape>
-__global__ void __launch_bounds__(Shape::kBlockThreads)
-    softmax_rows(const T* __restrict__ x, int64_t stride, T* __restrict__ y, int64_t rows,
-                 int64_t length, bool log) {
+/// Writes the results of a row, which `reader` walks.
+template <class T, class Shape, class Reader>
+__device__ __forceinline__ void softmax_row(const Reader& reader, T* out, bool log) {
   using A = accumulator_t<T>;
   constexpr int kWidth = Shape::kWidth;
-  const int64_t row = Shape::row();
-  if (row >= rows) return;
-  T* const out = y + row * length;
-  const RowReader<T, Shape, 1> reader({x + row * stride}, length);
   A max = kMinusInfinity<A>;
   A sum = 0;
   if constexpr (Shape::kPacks > 0) {
@@ -57,6 +53,28 @@ __global__ void __launch_bounds__(Shape::kBlockThreads)
     }
     store_values(out + i, results);
   });
+}
+
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads)
+    softmax_rows(const T* __restrict__ x, int64_t stride, T* __restrict__ y, int64_t rows,
+                 int64_t length, bool log) {
+  const int64_t row = Shape::row();
+  if (row >= rows) return;
+  const RowReader<T, Shape, 1> reader({x + row * stride}, length);
+  softmax_row<T, Shape>(reader, y + row * length, log);
+}
+
+/// A block a row; two blocks share a multiprocessor, so that one reads while the other writes.
+template <class T, class Shape>
+__global__ void __launch_bounds__(Shape::kBlockThreads, 2)
+    softmax_staged_rows(const T* __restrict__ x, int64_t stride, T* __restrict__ y, int64_t length,
+                        bool log) {
+  extern __shared__ __align__(16) unsigned char staged[];
+  const int64_t row = blockIdx.x;
+  const StagedRow<T, Shape> reader(x + row * stride, length, staged);
+  reader.wait();
+  softmax_row<T, Shape>(reader, y + row * length, log);
 }
 
 template <class T, class Shape>
@@ -193,7 +211,18 @@ void softmax_cuda(const Tensor& x, Tensor& y, bool log, Stream stream) {
              x.size(0), x.size(1), x.size(2), log);
       return;
     }
-    dispatch_row_shape<T>(x.size(1), rows_are_aligned(x, y), [&]<class Shape>() {
+    const bool aligned = rows_are_aligned(x, y);
+    if constexpr (sizeof(T) == 2) {
+      using Shape = RowShape<512, kPackWidth<T>, 0>;
+      if (aligned && x.size(1) > kMostKept<T> && staged_row_fits(x.size(1), stream)) {
+        const LaunchShape shape{static_cast<unsigned>(x.size(0)), Shape::kBlockThreads,
+                                static_cast<size_t>(StagedRow<T, Shape>::bytes(x.size(1)))};
+        launch("softmax", stream, shape, softmax_staged_rows<T, Shape>, from, x.strides()[0], to,
+               x.size(1), log);
+        return;
+      }
+    }
+    dispatch_row_shape<T>(x.size(1), aligned, [&]<class Shape>() {
       launch("softmax", stream, {Shape::blocks(x.size(0)), Shape::kBlockThreads},
              softmax_rows<T, Shape>, from, x.strides()[0], to, x.size(0), x.size(1), log);
     });
@@ -210,7 +239,7 @@ void softmax_backward_cuda(const Tensor& dy, const Tensor& y, Tensor& dx, bool l
              softmax_backward_columns<T>, grad, value, to, y.size(0), y.size(1), y.size(2), log);
       return;
     }
-    dispatch_row_shape<T>(y.size(1), rows_are_aligned(dy, y, dx), [&]<class Shape>() {
+    dispatch_row_shape<T, 2>(y.size(1), rows_are_aligned(dy, y, dx), [&]<class Shape>() {
       launch("softmax_backward", stream, {Shape::blocks(y.size(0)), Shape::kBlockThreads},
              softmax_backward_rows<T, Shape>, grad, dy.strides()[0], value, y.strides()[0], to,
              y.size(0), y.size(1), log);

@@ -18,9 +18,10 @@ inline void expect_rounded(const Tensor& on_gpu, const Tensor& on_cpu, const cha
 }
 
 /// Lengths of rows on all sides of where kernels change: one element, odd, of whole vectors, kept
-/// by a warp, by a block, too long to be kept.
+/// by a warp, by a block, too long to be kept there, and too long for shared memory.
 inline std::vector<int64_t> row_lengths() {
-  return {1, 15, 63, 64, 111, 256, 768, 1000, 1024, 2048, 4096, 9000, 16384, 33000, 50304};
+  return {1,    15,   63,   64,   111,  256,   768,   1000,  1024,  2040,  2048,  2056,
+          4096, 4104, 8192, 9000, 9001, 16384, 16392, 32768, 33000, 50304, 120000};
 }
 
 /// Few rows where they are long, so that tests stay quick.
