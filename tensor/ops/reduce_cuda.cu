@@ -9,7 +9,6 @@ struct Sum {
   using A = cuda::computed_t<T>;
   using Total = std::conditional_t<std::is_integral_v<T>, unsigned long long, double>;
   using Result = std::conditional_t<std::is_integral_v<T>, int64_t, T>;
-  static constexpr bool kWideColumns = !std::is_integral_v<T>;
   bool mean;
 
   __device__ void start(const T*) {}
@@ -44,7 +43,6 @@ struct Truth {
   using A = cuda::computed_t<T>;
   using Total = int;
   using Result = bool;
-  static constexpr bool kWideColumns = false;
   bool all;
 
   __device__ void start(const T*) {}

@@ -14,7 +14,6 @@ struct Extremum {
   using A = cuda::computed_t<T>;
   using Total = A;
   using Result = T;
-  static constexpr bool kWideColumns = false;
   bool largest;
   A first = A();
 
@@ -43,18 +42,24 @@ struct ArgExtremum {
     std::conditional_t<(sizeof(A) < 4), int32_t, A> value;
   };
   using Result = int64_t;
-  static constexpr bool kWideColumns = false;
   bool largest;
 
   __device__ void start(const T*) {}
   __device__ Total identity() const { return {-1, 0}; }
+  /// Elements come in their order, so that of equals the one before stays.
   template <int kWidth>
   __device__ void take(Total& total, const A (&values)[kWidth], int64_t first) const {
+    A best = values[0];
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const Total other{first + k, values[k]};
-      total = combine(total, other);
+    for (int k = 1; k < kWidth; ++k) best = beats(values[k], best, largest) ? values[k] : best;
+    if (total.index >= 0 && !beats(best, static_cast<A>(total.value), largest)) return;
+    int at = 0;
+#pragma unroll
+    for (int k = kWidth - 1; k >= 0; --k) {
+      if (values[k] == best || values[k] != values[k]) at = k;
     }
+    total.index = first + at;
+    total.value = best;
   }
   __device__ Total combine(const Total& a, const Total& b) const {
     if (a.index < 0) return b;

@@ -14,7 +14,6 @@ struct Variance {
     double sum, squares;
   };
   using Result = T;
-  static constexpr bool kWideColumns = false;
   double correction;
   double shift = 0;
 
@@ -22,11 +21,25 @@ struct Variance {
   __device__ Total identity() const { return {0, 0}; }
   template <int kWidth>
   __device__ void take(Total& total, const A (&values)[kWidth], int64_t) const {
+    if constexpr (sizeof(T) == 2 && kWidth > 1) {
+      // What is rounded to a half type in the end is added up about the mean of these values in
+      // float. Multiplied before they are added, they do not overflow.
+      A mean = 0;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const double distance = static_cast<double>(values[k]) - shift;
-      total.sum += distance;
-      total.squares += distance * distance;
+      for (int k = 0; k < kWidth; ++k) mean += values[k] * (A(1) / kWidth);
+      A squares = 0;
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) squares += (values[k] - mean) * (values[k] - mean);
+      const double distance = static_cast<double>(mean) - shift;
+      total.sum += kWidth * distance;
+      total.squares += static_cast<double>(squares) + kWidth * (distance * distance);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        const double distance = static_cast<double>(values[k]) - shift;
+        total.sum += distance;
+        total.squares += distance * distance;
+      }
     }
   }
   __device__ Total combine(const Total& a, const Total& b) const {
@@ -47,7 +60,6 @@ struct Norm {
   using A = accumulator_t<T>;
   using Total = double;
   using Result = T;
-  static constexpr bool kWideColumns = false;
   double p;
 
   __device__ void start(const T*) {}
@@ -86,7 +98,6 @@ struct LogSumExp {
   using A = accumulator_t<T>;
   using Total = cuda::Running<T>;
   using Result = T;
-  static constexpr bool kWideColumns = false;
 
   __device__ void start(const T*) {}
   __device__ Total identity() const { return {}; }

@@ -65,7 +65,14 @@ TEST_F(CudaReduce, EqualsTheCpuForLongAndShortAxes) {
                                                  {65536, 16},
                                                  {300, 2048},
                                                  {2048, 300},
-                                                 {200000, 1}}) {
+                                                 {200000, 1},
+                                                 {4100, 256},  // a warp a row, several rows
+                                                 {4099, 264},  // longer than short rows
+                                                 {5000, 2056},
+                                                 {700, 8},    // one pack across
+                                                 {3001, 24},  // three packs across
+                                                 {515, 520},  // more packs than a warp
+                                                 {513, 128}}) {
       SCOPED_TRACE(testing::Message() << to_string(dtype) << " " << to_string(shape));
       const Tensor x = random_of_type(shape, dtype, 2);
       expect_reductions(x, 0);
@@ -96,6 +103,34 @@ TEST_F(CudaReduce, KeepsNanAndInfinity) {
         expect_rounded(norm(g, axis, kInfinity), norm(x, axis, kInfinity), "norm");
       }
     }
+  }
+}
+
+TEST_F(CudaReduce, FindsTheFirstOfEquals) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::u8}) {
+    for (const Shape& shape : std::vector<Shape>{{40, 5000}, {5000, 40}, {4100, 264}, {9, 70}}) {
+      expect_arg(full(shape, 3, dtype), 0);
+      expect_arg(full(shape, 3, dtype), 1);
+      const Tensor few = random_tensor(shape, DType::i32, 5, 0, 3).to(dtype);
+      expect_arg(few, 0);
+      expect_arg(few, 1);
+    }
+  }
+}
+
+TEST_F(CudaReduce, VarianceOfValuesFarFromZeroAndFromTheFirst) {
+  for (const DType dtype : kFloating) {
+    const auto expect_var = [dtype](const Tensor& x, const char* what) {
+      for (const int axis : {0, 1}) {
+        expect_rounded(var(mirrored(x), axis), var(x.to(DType::f64), axis).to(dtype), what);
+      }
+    };
+    Tensor x = random_tensor({4100, 264}, dtype, 6, 100, 108);
+    expect_var(x, "far from zero");
+    x.select(1, 0).fill_(dtype == DType::f16 ? 2000 : 1e15);
+    x.select(0, 0).fill_(-2000);
+    expect_var(x, "behind a large element");
+    expect_var(full({40, 264}, dtype == DType::f16 ? 60000 : 3e38, dtype), "of large equals");
   }
 }
 
