@@ -1,3 +1,5 @@
+#include <bit>
+
 #include "weft/tensor/error.h"
 
 #include "cuda/index_math.h"
@@ -12,6 +14,8 @@ using namespace cuda;
 constexpr int kThreads = 256;
 /// Heads that a thread turns by angles it has read once.
 constexpr int kHeads = 2;
+/// The same of turn_whole_packs, whose threads take half as much of a head.
+constexpr int kWholeHeads = 4;
 
 template <class T>
 struct Turn {
@@ -31,6 +35,16 @@ struct Turn {
   const char* op;  // an address of the host
   A sign;          // of the sines
 };
+
+/// The table's row of a token; one outside the table is reported.
+template <class T>
+__device__ __forceinline__ int64_t table_row(const Turn<T>& p, int64_t b, int64_t t) {
+  const int64_t row = p.rows == nullptr ? p.first_row + t * p.row_step
+                                        : p.rows[b * p.row_strides[0] + t * p.row_strides[1]];
+  if (row >= 0 && row < p.table_rows) return row;
+  report_fault(p.fault, FaultKind::index, p.op, row, p.table_rows);
+  return row < 0 ? 0 : p.table_rows - 1;
+}
 
 /// A thread takes kWidth pairs of channels of kHeads heads, or kWidth channels to be copied.
 template <class T, int kWidth>
@@ -60,12 +74,7 @@ __global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
     }
     return;
   }
-  int64_t row = p.rows == nullptr ? p.first_row + t * p.row_step
-                                  : p.rows[b * p.row_strides[0] + t * p.row_strides[1]];
-  if (row < 0 || row >= p.table_rows) {
-    report_fault(p.fault, FaultKind::index, p.op, row, p.table_rows);
-    row = row < 0 ? 0 : p.table_rows - 1;
-  }
+  const int64_t row = table_row(p, b, t);
   const int64_t channel = p.begin + int64_t{pack} * kWidth;
   Pack<T, kWidth> low[kHeads];
   Pack<T, kWidth> high[kHeads];
@@ -96,6 +105,69 @@ __global__ void __launch_bounds__(kThreads) turn(const Turn<T> p) {
       }
       store_values(out + h * p.out_strides[2] + channel, first);
       store_values(out + h * p.out_strides[2] + channel + p.half, second);
+    }
+  }
+}
+
+/// Heads of a power of two of packs, at most a warp's: a warp takes whole heads of a token, a
+/// thread one pack of kWholeHeads of them, whose other halves its lanes have. So every load and
+/// store of a warp is of neighbouring packs, where the heads are neighbours.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 4)
+    turn_whole_packs(const Turn<T> p, int packs_of_head) {
+  using A = accumulator_t<T>;
+  constexpr int kWidth = kPackWidth<T>;
+  using Packed = Pack<T, kWidth>;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int pack = lane % packs_of_head;
+  const int heads_at_once = 32 / packs_of_head;
+  const uint32_t unit = blockIdx.x * (kThreads / 32) + threadIdx.x / 32;  // of a warp
+  if (unit >= p.units) return;
+  const uint32_t token = p.groups.quotient(unit);
+  const int64_t first_head =
+      int64_t{unit - token * p.groups.divisor} * (kWholeHeads * heads_at_once) +
+      lane / packs_of_head;
+  const int64_t b = p.tokens.quotient(token);
+  const int64_t t = token - b * p.tokens.divisor;
+  const int64_t channel = int64_t{pack} * kWidth;
+  const T* const in = p.in + b * p.in_strides[0] + t * p.in_strides[1] + channel;
+  T* const out = p.out + b * p.out_strides[0] + t * p.out_strides[1] + channel;
+  Packed own[kWholeHeads];
+#pragma unroll
+  for (int h = 0; h < kWholeHeads; ++h) {
+    const int64_t head = first_head + h * heads_at_once;
+    if (head < p.heads) own[h] = load_pack<kWidth>(in + head * p.in_strides[2]);
+  }
+  const int64_t turned = channel - p.begin;  // among the channels that turn
+  const bool turns = turned >= 0 && turned < 2 * p.half;
+  const bool is_low = turned < p.half;
+  const int distance = static_cast<int>(p.half / kWidth);
+  const int other_lane = !turns ? lane : is_low ? lane + distance : lane - distance;
+  A cosines[kWidth];
+  A sines[kWidth];
+  if (turns) {
+    const A* const angles =
+        p.table + table_row(p, b, t) * 2 * p.half + (is_low ? turned : turned - p.half);
+    load_values<kWidth>(angles, cosines);
+    load_values<kWidth>(angles + p.half, sines);
+    const A sign = is_low ? -p.sign : p.sign;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sines[k] *= sign;
+  }
+#pragma unroll
+  for (int h = 0; h < kWholeHeads; ++h) {
+    const int64_t head = first_head + h * heads_at_once;
+    const Packed other = shuffle(own[h], other_lane);
+    if (head >= p.heads) continue;
+    if (turns) {
+      A results[kWidth];
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        results[k] = widen(own[h].values[k]) * cosines[k] + widen(other.values[k]) * sines[k];
+      }
+      store_values(out + head * p.out_strides[2], results);
+    } else if (p.in != p.out) {
+      store_pack(out + head * p.out_strides[2], own[h]);
     }
   }
 }
@@ -138,6 +210,20 @@ void rope_cuda(RopeParams& params, Stream stream) {
     for (int axis = 0; axis < 3; ++axis) steps |= p.in_strides[axis] | p.out_strides[axis];
     const bool aligned = steps % kWidth == 0 && is_aligned(p.in, 0) && is_aligned(p.out, 0) &&
                          is_aligned(p.table, 0);
+    const int64_t packs_of_head = p.channels / kWidth;
+    if (aligned && packs_of_head <= 32 &&
+        std::has_single_bit(static_cast<uint64_t>(packs_of_head))) {
+      const int64_t groups = ceil_div(p.heads * packs_of_head, 32 * kWholeHeads);
+      const int64_t units = x.size(0) * x.size(1) * groups;
+      if (units > 0 && units < int64_t{1} << 31) {
+        p.units = static_cast<uint32_t>(units);
+        p.groups = FastDivisor(static_cast<uint32_t>(groups));
+        p.tokens = FastDivisor(static_cast<uint32_t>(x.size(1)));
+        launch("rope", stream, {blocks_for(units, kThreads / 32), kThreads}, turn_whole_packs<T>, p,
+               static_cast<int>(packs_of_head));
+        return;
+      }
+    }
     const int width = aligned ? kWidth : 1;
     // In place, the channels that do not turn stay.
     const int64_t kept = p.in == p.out ? 2 * p.half : p.channels;

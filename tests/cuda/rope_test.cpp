@@ -28,8 +28,8 @@ void expect_rope(const Tensor& x, const RopeOptions& options) {
 
 TEST_F(CudaRope, EqualsTheCpuForAllHeadsAndChannels) {
   for (const DType dtype : kFloating) {
-    for (const int64_t channels : {2, 6, 16, 64, 128, 192}) {
-      for (const int64_t heads : {1, 3, 4, 9}) {
+    for (const int64_t channels : {2, 6, 8, 16, 64, 128, 192, 256}) {
+      for (const int64_t heads : {1, 3, 4, 9, 25}) {
         const Tensor x = random_tensor({2, 7, heads, channels}, dtype, 1);
         expect_rope(x, {});
         expect_rope(x, {.offset = 5});
@@ -69,7 +69,16 @@ TEST_F(CudaRope, ChecksPositionsThatItReadsOnTheGpu) {
 TEST_F(CudaRope, TurnsPackedProjections) {
   const QkvSplit split{.heads = 4, .kv_heads = 2, .head_dim = 32};
   for (const DType dtype : kFloating) {
-    const Tensor packed = random_tensor({2, 9, split.width()}, dtype, 1);
+    Tensor packed = random_tensor({2, 9, split.width()}, dtype, 1);
+    const auto turn_in_place = [](Tensor& projection) {
+      Tensor both = projection.slice(2, 0, 6 * 32).view({2, 9, 6, 32});
+      rope_(both);
+    };
+    Tensor in_place = packed.clone();
+    Tensor in_place_gpu = mirrored(in_place);
+    turn_in_place(in_place);
+    turn_in_place(in_place_gpu);
+    expect_rounded(in_place_gpu, in_place, "in place");
     const Qkv cpu = rope_qkv(packed, split);
     const Qkv gpu = rope_qkv(mirrored(packed), split);
     expect_rounded(gpu.q, cpu.q, "q");
