@@ -1,5 +1,6 @@
 // Ops that read and write at places that indices name, and those along a line.
 #include <functional>
+#include <limits>
 #include <string>
 
 #include "weft/tensor/error.h"
@@ -194,7 +195,17 @@ TEST_F(CudaTables, RefusesIndicesOutside) {
 
 TEST_F(CudaTables, SumsUpAlongAnyAxis) {
   for (const DType dtype : kEveryDType) {
-    for (const Shape& shape : std::vector<Shape>{{1}, {15}, {3, 5000}, {5000, 3}, {4, 2049, 5}}) {
+    // Lines for a warp, for a block, of several pieces, and none of whole packs.
+    for (const Shape& shape : std::vector<Shape>{{1},
+                                                 {15},
+                                                 {3, 5000},
+                                                 {5000, 3},
+                                                 {4, 2049, 5},
+                                                 {4100, 264},
+                                                 {7, 1024},
+                                                 {2, 70000},
+                                                 {1, 131080},
+                                                 {2, 70001}}) {
       const Tensor x = random_of_type(shape, dtype, 1);
       for (int axis = 0; axis < x.rank(); ++axis) {
         for (const bool exclusive : {false, true}) {
@@ -229,6 +240,26 @@ TEST_F(CudaTables, FindsTheLargest) {
     }
     for (const Tensor& x : in_all_layouts(random_of_type({6, 300, 4}, dtype, 3))) {
       for (int axis = 0; axis < 3; ++axis) expect_topk(x, 3, axis);
+    }
+  }
+}
+
+TEST_F(CudaTables, FindsFewOfTheLargestHoweverManyAreEqual) {
+  for (const DType dtype : kFloating) {
+    for (const int64_t length : {8, 64, 136, 512, 1024, 2048, 2056, 8192, 50304}) {
+      for (const int64_t k : {1, 2, 8, 31, 32, 33, 100, 128, 129}) {
+        if (k > length) continue;
+        SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << k << " of " << length);
+        expect_topk(random_tensor({5, length}, dtype, 1), k, -1);
+        expect_topk(full({5, length}, -1, dtype), k, -1);
+        // Few values; the largest at the end, which one thread has; all NaN but some.
+        expect_topk(random_tensor({5, length}, DType::i32, 2, 0, 3).to(dtype), k, -1);
+        Tensor x = full({5, length}, -std::numeric_limits<double>::infinity(), dtype);
+        x.slice(1, length - 8, length).copy_(random_tensor({5, 8}, dtype, 3));
+        expect_topk(x, k, -1);
+        x.slice(1, 0, length - 8).fill_(std::numeric_limits<double>::quiet_NaN());
+        expect_topk(x, k, -1);
+      }
     }
   }
 }
