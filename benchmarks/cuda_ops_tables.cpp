@@ -12,14 +12,13 @@
 namespace weft::bench {
 
 void add_tables(Benchmark& benchmark, DType dtype) {
-  const Stream stream = current_stream(kGpu);
   constexpr int64_t kVocabulary = 50304;
   benchmark.add("embedding", [&]() -> Case {
     const Tensor table = random({kVocabulary, 1024}, dtype, 1);
     const Tensor ids = random_ids({65536}, kVocabulary, 2);
     Tensor out = empty({65536, 1024}, dtype, kGpu);
     return {out.shape(), 2 * bytes_of({out}),
-            [=]() mutable { embedding_cuda(table, ids, out, stream); }};
+            [=]() mutable { embedding_cuda(table, ids, out, current_stream(kGpu)); }};
   });
   benchmark.add("embedding_of_f32", [&]() -> Case {
     const Tensor table = random({kVocabulary, 1024}, DType::f32, 1);
@@ -33,28 +32,28 @@ void add_tables(Benchmark& benchmark, DType dtype) {
     const Tensor ids = random_ids({65536}, kVocabulary, 2);
     Tensor dtable = zeros({kVocabulary, 1024}, dtype, kGpu);
     return {dy.shape(), bytes_of({dy, dtable}),
-            [=]() mutable { embedding_backward_cuda(dy, ids, dtable, stream); }};
+            [=]() mutable { embedding_backward_cuda(dy, ids, dtable, current_stream(kGpu)); }};
   });
   benchmark.add("embedding_backward_to_f32", [&]() -> Case {
     const Tensor dy = random({65536, 1024}, dtype, 1);
     const Tensor ids = random_ids({65536}, kVocabulary, 2);
     Tensor dtable = zeros({kVocabulary, 1024}, DType::f32, kGpu);
     return {dy.shape(), bytes_of({dy, dtable}),
-            [=]() mutable { embedding_backward_cuda(dy, ids, dtable, stream); }};
+            [=]() mutable { embedding_backward_cuda(dy, ids, dtable, current_stream(kGpu)); }};
   });
   benchmark.add("scatter_add_rows", [&]() -> Case {
     Tensor x = random({kVocabulary, 1024}, DType::f32, 1);
     const Tensor source = random({65536, 1024}, DType::f32, 2);
     const Tensor index = random_ids({65536, 1}, kVocabulary, 2).expand({65536, 1024});
     return {source.shape(), bytes_of({source, x, x}),
-            [=]() mutable { scatter_add_cuda(x, 0, index, source, stream); }};
+            [=]() mutable { scatter_add_cuda(x, 0, index, source, current_stream(kGpu)); }};
   });
   benchmark.add("gather_rows", [&]() -> Case {
     const Tensor x = random({kVocabulary, 1024}, dtype, 1);
     const Tensor index = random_ids({65536, 1}, kVocabulary, 2).expand({65536, 1024});
     Tensor out = empty({65536, 1024}, dtype, kGpu);
     return {out.shape(), 2 * bytes_of({out}),
-            [=]() mutable { gather_cuda(x, 0, index, out, stream); }};
+            [=]() mutable { gather_cuda(x, 0, index, out, current_stream(kGpu)); }};
   });
   const int64_t rows = 4096;
   const auto targets = [&] { return random_ids({rows}, kVocabulary, 3); };
@@ -62,8 +61,9 @@ void add_tables(Benchmark& benchmark, DType dtype) {
     const CrossEntropyRows given{random({rows, kVocabulary}, dtype, 1), targets(), -100, 0};
     Tensor losses = empty({rows}, DType::f32, kGpu);
     Tensor logsumexp = empty({rows}, DType::f32, kGpu);
-    return {given.logits.shape(), bytes_of({given.logits}),
-            [=]() mutable { cross_entropy_forward_cuda(given, losses, logsumexp, stream); }};
+    return {given.logits.shape(), bytes_of({given.logits}), [=]() mutable {
+              cross_entropy_forward_cuda(given, losses, logsumexp, current_stream(kGpu));
+            }};
   });
   benchmark.add("cross_entropy_backward", [&]() -> Case {
     const CrossEntropyRows given{random({rows, kVocabulary}, dtype, 1), targets(), -100, 0};
@@ -71,7 +71,7 @@ void add_tables(Benchmark& benchmark, DType dtype) {
     const Tensor logsumexp = full({rows}, 11, DType::f32, kGpu);
     Tensor dlogits = empty(given.logits.shape(), dtype, kGpu);
     return {given.logits.shape(), 2 * bytes_of({given.logits}), [=]() mutable {
-              cross_entropy_backward_cuda(given, logsumexp, ones, dlogits, stream);
+              cross_entropy_backward_cuda(given, logsumexp, ones, dlogits, current_stream(kGpu));
             }};
   });
   for (const int64_t some : {512, 4096}) {
@@ -81,7 +81,7 @@ void add_tables(Benchmark& benchmark, DType dtype) {
       Tensor losses = empty({some}, DType::f32, kGpu);
       return {given.logits.shape(), 2 * bytes_of({given.logits}), [=]() mutable {
                 CrossEntropyRows both = given;
-                cross_entropy_both_cuda(both, Tensor(), losses, both.logits, stream);
+                cross_entropy_both_cuda(both, Tensor(), losses, both.logits, current_stream(kGpu));
               }};
     });
   }
@@ -89,7 +89,6 @@ void add_tables(Benchmark& benchmark, DType dtype) {
 
 /// Lists of `count` tensors of uneven sizes, 64 Mi elements together.
 void add_optimizers(Benchmark& benchmark) {
-  const Stream stream = current_stream(kGpu);
   for (const int64_t count : {1, 200}) {
     std::vector<int64_t> sizes;
     int64_t total = 0;
@@ -118,7 +117,7 @@ void add_optimizers(Benchmark& benchmark) {
       }
       const auto numbers = inputs(optim::AdamWNumbers{0.9999, 1e-6, 1.5}.row());
       return {{total}, 28 * total, [=]() mutable {
-                optim::adamw_cuda({items, 0.9, 0.95, 1e-8, numbers}, stream);
+                optim::adamw_cuda({items, 0.9, 0.95, 1e-8, numbers}, current_stream(kGpu));
               }};
     });
     benchmark.add("adamw_with_bf16_copies" + suffix, [&]() -> Case {
@@ -129,7 +128,7 @@ void add_optimizers(Benchmark& benchmark) {
       }
       const auto numbers = inputs(optim::AdamWNumbers{0.9999, 1e-6, 1.5}.row());
       return {{total}, 30 * total, [=]() mutable {
-                optim::adamw_cuda({items, 0.9, 0.95, 1e-8, numbers}, stream);
+                optim::adamw_cuda({items, 0.9, 0.95, 1e-8, numbers}, current_stream(kGpu));
               }};
     });
     benchmark.add("sgd_momentum" + suffix, [&]() -> Case {
@@ -140,18 +139,18 @@ void add_optimizers(Benchmark& benchmark) {
       }
       const auto numbers = inputs(optim::SgdNumbers{1e-6, 0.01, 0.9, 1}.row());
       return {{total}, 20 * total, [=]() mutable {
-                optim::sgd_cuda({items, 0.9, false, numbers}, stream);
+                optim::sgd_cuda({items, 0.9, false, numbers}, current_stream(kGpu));
               }};
     });
     benchmark.add("grad_norm" + suffix, [&]() -> Case {
-      return {{total}, 4 * total, [g = list(0.01), stream] {
+      return {{total}, 4 * total, [g = list(0.01)] {
                 Tensor norm = empty({}, DType::f64, kGpu);
-                optim::grad_norm_cuda(g, norm, stream);
+                optim::grad_norm_cuda(g, norm, current_stream(kGpu));
               }};
     });
     benchmark.add("scale" + suffix, [&]() -> Case {
-      return {{total}, 8 * total, [g = list(0.01), stream]() mutable {
-                optim::scale_cuda(g, 0.999, stream);
+      return {{total}, 8 * total, [g = list(0.01)]() mutable {
+                optim::scale_cuda(g, 0.999, current_stream(kGpu));
               }};
     });
     benchmark.add("muon_momentum" + suffix, [&]() -> Case {
@@ -162,7 +161,7 @@ void add_optimizers(Benchmark& benchmark) {
       const auto numbers = inputs(optim::MuonNumbers{0.99, 1e-6}.row());
       Tensor sums = empty({count}, DType::f64, kGpu);
       return {{total}, 12 * total, [=]() mutable {
-                optim::muon_momentum_cuda({items, 0.95, true, numbers}, sums, stream);
+                optim::muon_momentum_cuda({items, 0.95, true, numbers}, sums, current_stream(kGpu));
               }};
     });
     for (const bool apply : {false, true}) {
@@ -184,9 +183,9 @@ void add_optimizers(Benchmark& benchmark) {
         return {stacked.shape(), 10 * all, [=]() mutable {
                   const optim::MuonParams params{items, 0.95, true, numbers};
                   if (apply) {
-                    optim::muon_apply_cuda(params, stacked, stream);
+                    optim::muon_apply_cuda(params, stacked, current_stream(kGpu));
                   } else {
-                    optim::muon_direction_cuda(params, sums, stacked, stream);
+                    optim::muon_direction_cuda(params, sums, stacked, current_stream(kGpu));
                   }
                 }};
       });
