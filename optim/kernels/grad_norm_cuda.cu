@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(kListThreads)
   double total = 0;
   dispatch_on_device(item.dtype, [&]<class T>(T*) {
     const T* const values = static_cast<const T*>(item.values);
-    walk_chunk<cuda::kPackWidth<T>>(
+    walk_chunk<cuda::kPackWidth<T>, 8>(
         item, blockIdx.x - list.first_block[index], [&](int64_t i, auto width) {
           constexpr int kWidth = width();
           const auto pack = cuda::load_pack<kWidth>(values + i);

@@ -62,13 +62,14 @@ void for_each_list(const std::vector<Item>& items, Launch&& launch) {
 }
 
 /// Calls body(i, width) for the elements i to i + width - 1 of this thread, in the block's chunk of
-/// `item`: packs of kWidth where the item is aligned. `width` is a std::integral_constant.
-template <int kWidth, class Item, class Body>
+/// `item`: packs of kWidth where the item is aligned. `width` is a std::integral_constant. kAhead
+/// of the packs are on their way together, where the body writes nothing that could be read.
+template <int kWidth, int kAhead = 2, class Item, class Body>
 __device__ __forceinline__ void walk_chunk(const Item& item, uint32_t chunk, Body&& body) {
   const int64_t begin = static_cast<int64_t>(chunk) * kListChunk;
   const int64_t end = begin + kListChunk < item.size ? begin + kListChunk : item.size;
   const int64_t whole = item.aligned ? begin + (end - begin) / kWidth * kWidth : begin;
-#pragma unroll 2
+#pragma unroll kAhead
   for (int64_t i = begin + threadIdx.x * kWidth; i < whole; i += kListThreads * kWidth) {
     body(i, std::integral_constant<int, kWidth>());
   }
