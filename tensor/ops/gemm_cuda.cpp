@@ -10,8 +10,9 @@
 //
 // Vectors ride on a product where they can: a bias is added to its result, and the gradient of a
 // bias, the sums of dy that the product for the weight's gradient reads anyway, comes out beside
-// it. The library's activations do not serve: its GELU is the approximation by tanh, while the
-// layers here have the exact one, or gate (SwiGLU) what two products give.
+// it, unless timing shows that two products are faster. The library's activations do not serve: its
+// GELU is the approximation by tanh, while the layers here have the exact one, or gate (SwiGLU)
+// what two products give.
 //
 // The library guesses which of its algorithms is fastest; for large products the first few of its
 // guesses are timed once for each shape. Where results must repeat to the bit its first guess is
@@ -124,6 +125,7 @@ struct Plan {
   MatmulDescriptor product;
   LayoutDescriptor left, right, out;
   std::vector<cublasLtMatmulAlgo_t> algorithms;  // the first is to be used; none: unsupported
+  double milliseconds = 0;                       // of a run, where it was timed
 
   bool supported() const { return !algorithms.empty(); }
 };
@@ -252,28 +254,33 @@ cublasStatus_t run_product(const PlanKey& key, const Plan& plan,
                         call.workspace.bytes, cuda::native(call.stream));
 }
 
-/// Puts the fastest of the plan's algorithms first, by running each on a copy of the result's
-/// shape.
-void tune(const PlanKey& key, Plan& plan, Call call) {
+/// Milliseconds of the work that run() puts on the stream, or 0 where run() gives false.
+template <class Run>
+double time_runs(Stream stream, Run&& run) {
   constexpr int kRuns = 3;
+  if (!run()) return 0;
+  Event begin(stream.device(), /*timed=*/true), end(stream.device(), /*timed=*/true);
+  begin.record(stream);
+  for (int repeat = 0; repeat < kRuns; ++repeat) run();
+  end.record(stream);
+  end.synchronize();
+  return begin.milliseconds_to(end) / kRuns;
+}
+
+/// Keeps the fastest of the plan's algorithms, by running each on a copy of the result's shape.
+void tune(const PlanKey& key, Plan& plan, Call call) {
   const int64_t last_matrix = (key.batch - 1) * key.c.batch_stride;
   const int64_t elements = last_matrix + (key.m - 1) * key.c.leading + key.n;
   const Tensor scratch = zeros({elements}, key.out_dtype, call.stream.device());
   call.c = scratch.raw_data();
-  Event begin(call.stream.device(), /*timed=*/true), end(call.stream.device(), /*timed=*/true);
   size_t best = 0;
-  double best_ms = 0;
   for (size_t i = 0; i < plan.algorithms.size(); ++i) {
-    const auto run = [&] { return run_product(key, plan, plan.algorithms[i], call); };
-    if (run() != CUBLAS_STATUS_SUCCESS) continue;
-    begin.record(call.stream);
-    for (int repeat = 0; repeat < kRuns; ++repeat) WEFT_CUBLAS_CHECK(run());
-    end.record(call.stream);
-    end.synchronize();
-    const double ms = begin.milliseconds_to(end);
-    if (best_ms == 0 || ms < best_ms) {
+    const double ms = time_runs(call.stream, [&] {
+      return run_product(key, plan, plan.algorithms[i], call) == CUBLAS_STATUS_SUCCESS;
+    });
+    if (ms > 0 && (plan.milliseconds == 0 || ms < plan.milliseconds)) {
       best = i;
-      best_ms = ms;
+      plan.milliseconds = ms;
     }
   }
   plan.algorithms = {plan.algorithms[best]};
@@ -287,10 +294,10 @@ bool is_worth_tuning(const PlanKey& key, Stream stream) {
   return flops >= kLeastFlops && !key.deterministic && !cuda::is_capturing(stream);
 }
 
-std::shared_ptr<const Plan> choose_plan(const PlanKey& key, const Call& call) {
+std::shared_ptr<Plan> choose_plan(const PlanKey& key, const Call& call) {
   const bool tuned = is_worth_tuning(key, call.stream);
   auto plan = std::make_shared<Plan>(make_plan(key, call, tuned ? 8 : 1));
-  if (tuned && plan->algorithms.size() > 1) {
+  if (tuned && plan->supported()) {
     try {
       tune(key, *plan, call);
     } catch (const OutOfMemoryError&) {  // no room to try: the library's first guess it is
@@ -354,6 +361,22 @@ bool has_row_sums(const GemmEpilogue& epilogue, const Tensor& c) {
 void sum_rows(const Tensor& a, const Tensor& sums, Stream stream) {
   Tensor row = sums.unsqueeze(0);
   gemm_cuda(ones({1, a.size(-1)}, a.dtype(), a.device()), a.transpose(-1, -2), row, {}, stream);
+}
+
+PlanKey without_vector(PlanKey key) {
+  key.vector = Vector::none;
+  key.vector_alignment = 0;
+  return key;
+}
+
+/// Whether a product that sums a's rows as well takes longer than two products.
+bool is_slower_than_parts(const Plan& whole, const Plan& product, const Tensor& a, Stream stream) {
+  const Tensor sums = empty({a.size(0)}, a.dtype(), a.device());
+  const double sums_ms = time_runs(stream, [&] {
+    sum_rows(a, sums, stream);
+    return true;
+  });
+  return product.milliseconds > 0 && whole.milliseconds > product.milliseconds + sums_ms;
 }
 
 }  // namespace
@@ -424,6 +447,15 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
     const auto plan_for = [&](const PlanKey& wanted) {
       return plans().get_or_make(wanted, [&] { return choose_plan(wanted, call); });
     };
+    const auto plan_with_sums = [&] {
+      return plans().get_or_make(key, [&] {
+        auto plan = choose_plan(key, call);
+        const bool timed = plan->milliseconds > 0;
+        if (timed && is_slower_than_parts(*plan, *plan_for(without_vector(key)), a, stream))
+          plan->algorithms.clear();
+        return std::shared_ptr<const Plan>(std::move(plan));
+      });
+    };
     for (int64_t index = 0; index < loop.shape.numel();) {
       key.batch = std::min({inner - index % inner, inner, kMostMatrices});
       const auto [c_offset, a_offset, b_offset] = batch_offsets(loop, index);
@@ -433,12 +465,11 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
       key.a.alignment = alignment_of(call.a, key.a.batch_stride, key.dtype);
       key.b.alignment = alignment_of(call.b, key.b.batch_stride, key.dtype);
       key.c.alignment = alignment_of(call.c, key.c.batch_stride, key.out_dtype);
-      std::shared_ptr<const Plan> plan = plan_for(key);
-      if (!plan->supported() && key.vector != Vector::none) {  // no such epilogue for these
+      std::shared_ptr<const Plan> plan = fuse_sums ? plan_with_sums() : plan_for(key);
+      if (!plan->supported() && key.vector != Vector::none) {  // none for these, or slower
         add_bias = key.vector == Vector::bias;
         fuse_sums = false;
-        key.vector = Vector::none;
-        key.vector_alignment = 0;
+        key = without_vector(key);
         plan = plan_for(key);
       }
       WEFT_CHECK(plan->supported(), NotImplementedError,

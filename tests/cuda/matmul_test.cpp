@@ -179,6 +179,21 @@ TEST_F(CudaMatmul, GradientsOfWeightAndBiasComeFromOneProduct) {
   }
 }
 
+TEST_F(CudaMatmul, LargeGradientsOfBiasesAreRightWhicheverWayIsFaster) {
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const Tensor x = random_tensor({4096, 512}, dtype, 1),
+                 dy = random_tensor({4096, 1024}, dtype, 2);
+    const Tensor on_gpu_x = mirrored(x), on_gpu_dy = mirrored(dy);
+    for (int run = 0; run < 2; ++run) {  // the first times the algorithms
+      const LinearParameterGrads grads =
+          linear_backward_parameters(on_gpu_dy, on_gpu_x, DType::f32);
+      const Tensor dweight = linear_backward_weight(on_gpu_dy, on_gpu_x, DType::f32);
+      expect_product(grads.dweight, dweight.to(kCpu), 4096, "dweight");
+      expect_product(grads.dbias, linear_backward_bias(dy, DType::f32), 4096, "dbias");
+    }
+  }
+}
+
 TEST_F(CudaMatmul, LinearTakesABiasAtAnyAddress) {
   for (const DType dtype : kFloating) {
     for (const int64_t n : {1, 7, 40, 64}) {
