@@ -112,7 +112,7 @@ __global__ void max_pool2d_kernel(const T* in, T* out, int64_t* indices, PoolSiz
 template <class T>
 __global__ void max_pool2d_backward_kernel(const T* gradient, const int64_t* indices,
                                            accumulator_t<T>* sums, int64_t planes, int64_t out_size,
-                                           int64_t in_size) {
+                                           int64_t in_size, cuda::Fault* fault, const char* op) {
   using Acc = accumulator_t<T>;
   __shared__ int64_t tile_indices[kThreads];
   __shared__ Acc tile_gradient[kThreads];
@@ -126,7 +126,10 @@ __global__ void max_pool2d_backward_kernel(const T* gradient, const int64_t* ind
       __syncthreads();
       if (threadIdx.x < count) {
         const int64_t at = plane * out_size + start + threadIdx.x;
-        tile_indices[threadIdx.x] = indices[at];
+        const int64_t index = indices[at];
+        if (index < 0 || index >= in_size)
+          cuda::report_fault(fault, cuda::FaultKind::index, op, index, in_size);
+        tile_indices[threadIdx.x] = index;
         tile_gradient[threadIdx.x] = cuda::element_as<Acc>(gradient[at]);
       }
       __syncthreads();
@@ -194,7 +197,8 @@ void max_pool2d_backward_cuda(const Tensor& dy, const Tensor& indices, Tensor& d
     cuda::launch("max_pool2d_backward", stream,
                  {static_cast<unsigned>(std::min<int64_t>(planes, 65535)), kThreads},
                  max_pool2d_backward_kernel<T>, dy.data<T>(), indices.data<int64_t>(),
-                 sums.data<Acc>(), planes, dy.size(2) * dy.size(3), dx.size(2) * dx.size(3));
+                 sums.data<Acc>(), planes, dy.size(2) * dy.size(3), dx.size(2) * dx.size(3),
+                 cuda::fault_slot(stream.device()), "max_pool2d_backward");
     if (!in_place) dx.copy_(sums);
   });
 }

@@ -4,8 +4,10 @@
 #include <vector>
 
 #include "weft/tensor/cudnn_choice.h"
+#include "weft/tensor/error.h"
 #include "weft/tensor/ops/batch_norm.h"
 #include "weft/tensor/ops/pool.h"
+#include "weft/tensor/stream.h"
 
 #include "devices.h"
 
@@ -172,6 +174,15 @@ TEST_F(CudaPool, TakesOneDimensionAndEmptyBatches) {
     EXPECT_EQ(max_pool2d(none).shape(), Shape({0, 3, 2, 2}));
     EXPECT_EQ(avg_pool2d(none).shape(), Shape({0, 3, 2, 2}));
   });
+}
+
+TEST_F(CudaPool, ReportsPositionsOutsideThePlane) {
+  const Tensor dy = mirrored(random_tensor({1, 2, 1, 2}, DType::f32, 1));
+  for (const int64_t bad : {-1, 12}) {
+    const Tensor indices = mirrored(from_vector<int64_t>({0, 11, 3, bad}, {1, 2, 1, 2}));
+    const Tensor dx = max_pool2d_backward(dy, indices, {1, 2, 3, 4});
+    EXPECT_THROW(current_stream(test::kGpu).synchronize(), IndexError) << bad;
+  }
 }
 
 class CudaBatchNorm : public CudaLayer {
