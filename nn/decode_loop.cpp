@@ -7,8 +7,12 @@
 
 namespace weft::nn {
 
-DecodeLoop::DecodeLoop(DecoderLM& model, DecoderCache& cache, int64_t vocab_size)
-    : model_(model), cache_(cache), first_position_(cache.length()) {
+DecodeLoop::DecodeLoop(DecoderLM& model, DecoderCache& cache, int64_t vocab_size,
+                       bool may_be_one_kernel)
+    : model_(model),
+      cache_(cache),
+      first_position_(cache.length()),
+      may_be_one_kernel_(may_be_one_kernel) {
   WEFT_CHECK(model.can_decode(cache), ConfigError,
              "decode loop: the model cannot decode by itself with this cache; use prefill()");
   const int64_t all = model.config().vocab_size;
@@ -47,8 +51,17 @@ void DecodeLoop::set_tokens(const std::vector<int64_t>& tokens) {
 }
 
 void DecodeLoop::run(bool settled) {
-  logits_ = model_.decode(state_.tokens, cache_, {.position = position_, .settled = settled});
+  if (program_) {
+    program_->run();
+    logits_ = program_->result();
+  } else {
+    logits_ = compute(settled);
+  }
   take_largest(logits_, vocab_size_, state_, settled);
+}
+
+Tensor DecodeLoop::compute(bool settled) {
+  return model_.decode(state_.tokens, cache_, {.position = position_, .settled = settled});
 }
 
 void DecodeLoop::capture() {
@@ -64,6 +77,9 @@ void DecodeLoop::step() {
   WEFT_CHECK(cache_.length() < cache_.capacity(), ShapeError,
              "decode loop: the cache is full with {} tokens", cache_.length());
   const Device device = model_.device();
+  if (steps_ == 0 && may_be_one_kernel_) {
+    program_ = DecodeProgram::record(device, [&] { return compute(/*settled=*/false); });
+  }
   // The first step makes what a graph only uses: copies of weights, tables, scratch memory.
   if (steps_ == 1 && device.is_cuda()) capture();
   if (nodes() > 0) {

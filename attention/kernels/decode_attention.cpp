@@ -11,6 +11,7 @@
 
 #ifdef WEFT_HAVE_CUDA
 #include "kernels/few_queries_cuda.h"
+#include "ops/decode_recorder.h"
 #endif
 
 namespace weft::attention {
@@ -87,15 +88,31 @@ Tensor decode_attention(const Tensor& packed, const QkvSplit& split, Tensor& key
                         const Tensor& position, const Tensor& table, const DecodeScratch& scratch,
                         bool settled) {
   check_arguments(packed, split, keys, values, position, table);
+  DecodeRecorder* const recorder = DecodeRecorder::current();
   const auto aligned = [](const Tensor& rows) {
     return reinterpret_cast<uintptr_t>(rows.raw_data()) % 16 == 0 && rows.is_contiguous();
   };
   if (scratch.splits_ == 0 || !decodes_at_once(split, packed.dtype(), packed.device()) ||
       !aligned(keys) || !aligned(values) || packed.stride(1) != 1 || packed.numel() == 0) {
+    if (recorder != nullptr) recorder->refuse();
     return compose(packed, split, keys, values, position.item<int64_t>(), table);
   }
   const Tensor o =
       empty({packed.size(0), split.heads * split.dv()}, packed.dtype(), packed.device());
+  const double scale = 1 / std::sqrt(static_cast<double>(split.head_dim));
+  if (recorder != nullptr) {
+    recorder->attention({.packed = packed,
+                         .keys = keys,
+                         .values = values,
+                         .position = position.data<int64_t>(),
+                         .table = table,
+                         .o = o,
+                         .heads = split.heads,
+                         .kv_heads = split.kv_heads,
+                         .dim = split.head_dim,
+                         .scale = scale});
+    return o;
+  }
   DecodeStepParams params;
   params.dtype = packed.dtype();
   params.batch = packed.size(0);
@@ -113,7 +130,7 @@ Tensor decode_attention(const Tensor& packed, const QkvSplit& split, Tensor& key
     params.table_rows = table.size(0);
   }
   params.o = o.raw_data();
-  params.scale = 1 / std::sqrt(static_cast<double>(split.head_dim));
+  params.scale = scale;
   params.splits = scratch.splits_;
   params.partials = const_cast<float*>(scratch.partials_.data<float>());
   params.counters =

@@ -30,6 +30,11 @@ bool may_overlap_kernels() {
   return may;
 }
 
+bool may_decode_by_program() {
+  static const bool may = flag("WEFT_DECODE_PROGRAM", true);
+  return may;
+}
+
 void throw_launch_error(cudaError_t status, const char* op, Device device, const LaunchSize& size) {
   throw_error<CudaError>(
       "{}: kernel of {}x{}x{} blocks of {}x{}x{} threads and {} bytes of shared memory failed on "

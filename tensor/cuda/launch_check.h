@@ -13,6 +13,8 @@ bool waits_for_kernels();
 /// With WEFT_CUDA_OVERLAP=1 alone: kernels may start before the one in front of them is done. On an
 /// H100 that made decoding steps slower.
 bool may_overlap_kernels();
+/// Unless WEFT_DECODE_PROGRAM=0: a decoding step may be one kernel.
+bool may_decode_by_program();
 
 struct LaunchSize {
   std::array<unsigned, 3> grid;

@@ -10,6 +10,7 @@
 #include "ops/rows.h"
 
 #ifdef WEFT_HAVE_CUDA
+#include "ops/decode_recorder.h"
 #include "ops/few_rows_cuda.h"
 #endif
 
@@ -39,9 +40,12 @@ void check_weight(const char* op, const char* name, const Tensor& weight, const 
 bool run_at_once(const DecodeRows& rows, const Tensor& weight, const Tensor& up, bool settled,
                  DecodeProduct& product) {
   const Tensor& x = rows.x;
+  DecodeRecorder* const recorder = DecodeRecorder::current();
   if (!x.device().is_cuda() || x.size(0) > kMostFewRows || x.dtype() == DType::f64 ||
-      x.numel() == 0 || weight.size(0) == 0)
+      x.numel() == 0 || weight.size(0) == 0) {
+    if (recorder != nullptr) recorder->refuse();
     return false;
+  }
   FewRowsParams params;
   params.x = x;
   params.sum = x;
@@ -55,6 +59,11 @@ bool run_at_once(const DecodeRows& rows, const Tensor& weight, const Tensor& up,
   if (up.defined()) params.up = low_precision_copy(up, x.dtype());
   params.y = empty({x.size(0), weight.size(0)}, x.dtype(), x.device());
   params.settled = settled;
+  if (recorder != nullptr) {
+    recorder->product(params);
+    product = {params.y, params.sum};
+    return true;
+  }
   for (const Tensor* used : {&params.gain, &params.weight, &params.up})
     if (used->defined()) keep_for_capture(*used);
   if (!few_rows_product_cuda(params, current_stream(x.device()))) return false;

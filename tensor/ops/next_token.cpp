@@ -8,6 +8,10 @@
 #include "ops/op_list.h"
 #include "ops/rows.h"
 
+#ifdef WEFT_HAVE_CUDA
+#include "ops/decode_recorder.h"
+#endif
+
 namespace weft {
 namespace {
 
@@ -37,6 +41,12 @@ Tensor token_rows(const Tensor& table, const Tensor& tokens, DType dtype) {
              kOp, tokens);
   check_integers(kOp, "tokens", tokens, tokens.shape(), table.device());
   Tensor rows = empty({tokens.size(0), table.size(1)}, dtype, table.device());
+#ifdef WEFT_HAVE_CUDA
+  if (DecodeRecorder* const recorder = DecodeRecorder::current()) {
+    recorder->token_rows(as_rows(table), tokens, rows);
+    return rows;
+  }
+#endif
   if (rows.numel() > 0) {
     kTokenRows(table.device())(as_rows(table), tokens, rows, current_stream(table.device()));
   }

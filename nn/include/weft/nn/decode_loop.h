@@ -7,6 +7,7 @@
 
 #include "weft/nn/decoder.h"
 #include "weft/tensor/graph.h"
+#include "weft/tensor/ops/decode_program.h"
 #include "weft/tensor/ops/next_token.h"
 #include "weft/tensor/stream.h"
 
@@ -25,8 +26,10 @@ namespace weft::nn {
 class DecodeLoop {
  public:
   /// The largest of the first `vocab_size` logits is chosen; 0: of all. Throws ConfigError unless
-  /// model.can_decode(cache).
-  DecodeLoop(DecoderLM& model, DecoderCache& cache, int64_t vocab_size = 0);
+  /// model.can_decode(cache). Without `may_be_one_kernel` a step is kernel after kernel also where
+  /// a DecodeProgram could run it.
+  DecodeLoop(DecoderLM& model, DecoderCache& cache, int64_t vocab_size = 0,
+             bool may_be_one_kernel = true);
   /// Waits for the steps.
   ~DecodeLoop();
   DecodeLoop(const DecodeLoop&) = delete;
@@ -50,10 +53,13 @@ class DecodeLoop {
   /// Kernels and copies of a replay; 0 before the second step, on the CPU, and where the allocator
   /// lends graphs no memory (WEFT_ALLOCATOR).
   int64_t nodes() const { return graph_ ? graph_->nodes() : 0; }
+  /// Whether a DecodeProgram runs the step; false before the first.
+  bool is_one_kernel() const { return program_ != nullptr; }
 
   static constexpr int64_t kRemembered = 4;
 
  private:
+  Tensor compute(bool settled);
   void run(bool settled);
   void capture();
 
@@ -65,6 +71,8 @@ class DecodeLoop {
   Tensor position_;  // the first of state_.position
   Tensor logits_;
   int64_t steps_ = 0;
+  bool may_be_one_kernel_;
+  std::unique_ptr<DecodeProgram> program_;
   std::optional<Graph> graph_;
   std::vector<std::unique_ptr<Event>> done_;  // of the last steps
 };

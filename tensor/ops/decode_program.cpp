@@ -1,0 +1,325 @@
+#include "weft/tensor/ops/decode_program.h"
+
+#include "weft/tensor/check.h"
+
+#ifdef WEFT_HAVE_CUDA
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "weft/tensor/graph.h"
+
+#include "cuda/device_context.h"
+#include "cuda/launch_check.h"
+#include "ops/decode_recorder.h"
+
+namespace weft {
+namespace {
+
+constexpr int64_t kMostInt = std::numeric_limits<int>::max() / 2;
+
+/// Not an error: the step is run in another way.
+struct Refused {};
+
+thread_local DecodeRecorder* recording = nullptr;
+
+struct RecordingGuard {
+  explicit RecordingGuard(DecodeRecorder* recorder) { recording = recorder; }
+  ~RecordingGuard() { recording = nullptr; }
+};
+
+bool is_aligned(const Tensor& x) {
+  return reinterpret_cast<uintptr_t>(x.raw_data()) % 16 == 0;
+}
+
+/// Rows that can be copied in multiples of 16 bytes.
+bool has_aligned_rows(const Tensor& x) {
+  const auto bytes = static_cast<int64_t>(size_of(x.dtype()));
+  return is_aligned(x) && (x.stride(1) == 1 || x.size(1) == 1) &&
+         (x.size(0) == 1 || x.stride(0) * bytes % 16 == 0) && x.size(1) * bytes % 16 == 0;
+}
+
+int64_t round_up(int64_t value, int64_t granule) {
+  return (value + granule - 1) / granule * granule;
+}
+
+}  // namespace
+
+DecodeRecorder* DecodeRecorder::current() {
+  return recording;
+}
+
+void DecodeRecorder::refuse() {
+  throw Refused();
+}
+
+void DecodeRecorder::keep(const Tensor& tensor) {
+  if (tensor.defined()) kept_.push_back(tensor);
+}
+
+bool DecodeRecorder::is_stream(const Tensor& x) const {
+  return stream_.defined() && x.raw_data() == stream_.raw_data() && x.shape() == stream_.shape();
+}
+
+bool DecodeRecorder::is_last(const Tensor& x) const {
+  return last_.defined() && x.raw_data() == last_.raw_data() && x.shape() == last_.shape();
+}
+
+void DecodeRecorder::set_last(const Tensor& x) {
+  require(x.is_contiguous());
+  keep(x);
+  last_ = x;
+}
+
+void DecodeRecorder::token_rows(const Tensor& table, const Tensor& tokens, const Tensor& rows) {
+  dtype_ = rows.dtype();
+  require(steps_.empty() && !stream_.defined());
+  require(dtype_ == DType::bf16 || dtype_ == DType::f16);
+  require(table.dtype() == dtype_ || table.dtype() == DType::f32);
+  require(rows.size(0) >= 1 && rows.size(0) <= kMostDecodeRows && rows.size(1) % 8 == 0);
+  keep(table);
+  keep(tokens);
+  keep(rows);
+  stream_ = rows;
+  params_.batch = static_cast<int>(rows.size(0));
+  params_.width = static_cast<int>(rows.size(1));
+  params_.table = table.raw_data();
+  params_.table_is_f32 = table.dtype() == DType::f32;
+  params_.table_stride = table.stride(0);
+  params_.vocabulary = table.size(0);
+  params_.tokens = tokens.data<int64_t>();
+}
+
+void DecodeRecorder::product(const FewRowsParams& params) {
+  const Tensor& weight = params.weight;
+  require(!params.bias.defined() && weight.dtype() == dtype_ && has_aligned_rows(weight));
+  require(weight.size(0) <= kMostInt && weight.size(1) <= kMostInt);
+  DecodeProductStep step{};
+  if (params.gain.defined()) {
+    require(is_stream(params.x) && is_aligned(params.gain));
+    if (params.residual.defined()) {
+      require(is_last(params.residual));
+      step.adds = true;
+      stream_ = params.sum;
+      keep(stream_);
+    }
+    step.gain = params.gain.data<float>();
+    step.eps = static_cast<float>(params.eps);
+    keep(params.gain);
+  } else {
+    require(!params.residual.defined() && is_last(params.x));
+  }
+  step.weight = weight.raw_data();
+  step.weight_stride = weight.stride(0);
+  keep(weight);
+  if (params.up.defined()) {
+    require(params.up.dtype() == dtype_ && has_aligned_rows(params.up) &&
+            params.up.shape() == weight.shape());
+    step.up = params.up.raw_data();
+    step.up_stride = params.up.stride(0);
+    keep(params.up);
+  }
+  step.columns = static_cast<int>(weight.size(0));
+  step.length = static_cast<int>(weight.size(1));
+  set_last(params.y);
+  DecodeProgramStep& added = steps_.emplace_back();
+  added.is_product = true;
+  added.product = step;
+}
+
+void DecodeRecorder::attention(const DecodeAttentionStep& step) {
+  require(!steps_.empty() && is_last(step.packed));
+  require(step.dim % 8 == 0 && step.dim <= 128 && step.heads <= kMostInt / 128);
+  require(step.keys.dtype() == dtype_ && is_aligned(step.keys) && is_aligned(step.values));
+  require(step.keys.is_contiguous() && step.values.is_contiguous());
+  require(step.keys.size(2) <= kMostInt);
+  require(params_.position == nullptr || params_.position == step.position);
+  params_.position = step.position;
+  DecodeAttentionPart part{};
+  part.keys = const_cast<void*>(step.keys.raw_data());
+  part.values = const_cast<void*>(step.values.raw_data());
+  part.slots = static_cast<int>(step.keys.size(2));
+  if (step.table.defined()) {
+    require(step.table.size(0) <= kMostInt);
+    part.table = step.table.data<float>();
+    part.table_rows = static_cast<int>(step.table.size(0));
+  }
+  part.heads = static_cast<int>(step.heads);
+  part.kv_heads = static_cast<int>(step.kv_heads);
+  part.dim = static_cast<int>(step.dim);
+  constexpr double kLog2e = 1.4426950408889634074;
+  part.scale = static_cast<float>(step.scale * kLog2e);
+  for (const Tensor* used : {&step.keys, &step.values, &step.table}) keep(*used);
+  set_last(step.o);
+  DecodeProgramStep& added = steps_.emplace_back();
+  added.is_product = false;
+  added.attention = part;
+}
+
+void DecodeRecorder::finish(const Tensor& result) {
+  require(steps_.size() >= 2 && steps_.back().is_product && is_last(result));
+  result_ = result;
+  steps_.back().product.y = const_cast<void*>(result.raw_data());
+  steps_.back().product.y_stride = result.stride(0);
+  plan();
+}
+
+/// Shares of blocks, and the memory that they need.
+void DecodeRecorder::plan() {
+  const cuda::DeviceContext& context = cuda::device_context(device_);
+  const auto element = static_cast<int64_t>(size_of(dtype_));
+  // Every block has a part in every product, so that none falls back behind the others by more
+  // than a layer and what is handed around can be overwritten by turns.
+  int64_t blocks = context.multiprocessors();
+  params_.query_rows = 1;
+  int64_t longest = 0, widest = 0, row_bytes = 0, most_floats = 0;
+  for (const DecodeProgramStep& step : steps_) {
+    if (step.is_product) {
+      const DecodeProductStep& product = step.product;
+      blocks = std::min<int64_t>(blocks, product.columns);
+      longest = std::max<int64_t>(longest, product.length);
+      row_bytes = std::max(row_bytes, product.length * element * (product.up != nullptr ? 2 : 1));
+      if (product.y == nullptr) widest = std::max<int64_t>(widest, product.columns);
+    } else {
+      const DecodeAttentionPart& part = step.attention;
+      widest = std::max<int64_t>(widest, int64_t{part.heads} * part.dim);
+      most_floats = std::max(most_floats, decode_attention_floats(part.dim));
+      if (part.heads != part.kv_heads) params_.query_rows = kDecodeQueryRows;
+    }
+  }
+  const int rows = params_.batch == 1 ? 1 : kMostDecodeRows;
+  most_floats = std::max(most_floats, rows * round_up(longest, kDecodeChunk));
+
+  DecodeProgramLayout& layout = params_.layout;
+  constexpr int64_t kMostSlots = 64, kBarrierBytes = 2 * 8 * kMostSlots;
+  constexpr int64_t kStaticBytes = 1024;
+  layout.steps = kBarrierBytes;
+  layout.stream = static_cast<int>(
+      round_up(layout.steps + static_cast<int64_t>(steps_.size() * sizeof(DecodeProgramStep)), 16));
+  const int64_t input = round_up(layout.stream + int64_t{4} * rows * params_.width, 16);
+  const int64_t ring = round_up(input + 4 * most_floats, 128);
+  const auto all = static_cast<int64_t>(context.properties().sharedMemPerBlockOptin) - kStaticBytes;
+  const int64_t slot_bytes = round_up(std::max<int64_t>(row_bytes, int64_t{16} << 10), 128);
+  const int64_t slots = std::min((all - ring) / slot_bytes, kMostSlots);
+  require(ring <= all && slots >= 3);
+  layout.input = static_cast<int>(input);
+  layout.ring = static_cast<int>(ring);
+  layout.slots = static_cast<int>(slots);
+  layout.slot_bytes = static_cast<int>(slot_bytes);
+  layout.total = static_cast<int>(ring + slots * slot_bytes);
+
+  int64_t partial_floats = 0;
+  for (DecodeProgramStep& step : steps_) {
+    if (step.is_product) {
+      DecodeProductStep& product = step.product;
+      const bool is_gated = product.up != nullptr;
+      const int64_t most =
+          kDecodeProgramWarps * (is_gated ? kDecodeGatedRowsOfWarp : kDecodeRowsOfWarp);
+      const int64_t per_slot =
+          std::min(slot_bytes / (product.length * element * (is_gated ? 2 : 1)), most);
+      product.rows_per_slot = static_cast<int>(per_slot);
+      product.rows_per_pass = static_cast<int>(std::min(most / per_slot, slots * 3 / 4) * per_slot);
+    } else {
+      DecodeAttentionPart& part = step.attention;
+      constexpr int64_t kMostSplits = 64;
+      const int64_t tiles =
+          (part.heads / part.kv_heads + params_.query_rows - 1) / params_.query_rows;
+      const int64_t units = params_.batch * part.kv_heads * tiles;
+      part.splits = static_cast<int>(std::clamp<int64_t>(blocks / units, 1, kMostSplits));
+      part.keys_per_slot = static_cast<int>(slot_bytes / (2 * part.dim * element) / 32 * 32);
+      require(part.keys_per_slot >= 32);
+      partial_floats = std::max(partial_floats,
+                                int64_t{params_.batch} * part.heads * part.splits * (part.dim + 2));
+    }
+  }
+  blocks_ = blocks;
+
+  params_.exchange_stride = static_cast<int>(round_up(widest, 2));
+  const int64_t exchanged = int64_t{params_.batch} * params_.exchange_stride;
+  exchange_ = zeros({3, exchanged}, DType::i64, device_);
+  partials_ = zeros({std::max<int64_t>(partial_floats, 1)}, DType::i64, device_);
+  epoch_ = zeros({1}, DType::i32, device_);
+  const auto bytes = static_cast<int64_t>(steps_.size() * sizeof(DecodeProgramStep));
+  Tensor on_host = empty({bytes}, DType::u8);
+  std::memcpy(on_host.raw_data(), steps_.data(), static_cast<size_t>(bytes));
+  device_steps_ = on_host.to(device_);
+
+  const auto pointer = [](const Tensor& tensor) { return const_cast<void*>(tensor.raw_data()); };
+  params_.steps = static_cast<const DecodeProgramStep*>(device_steps_.raw_data());
+  params_.step_count = static_cast<int>(steps_.size());
+  for (int turn = 0; turn < 3; ++turn)
+    params_.exchange[turn] =
+        static_cast<unsigned long long*>(pointer(exchange_)) + turn * exchanged;
+  params_.partials = static_cast<unsigned long long*>(pointer(partials_));
+  params_.epoch = static_cast<unsigned*>(pointer(epoch_));
+}
+
+void DecodeRecorder::launch() {
+  const Stream stream = current_stream(device_);
+  for (const Tensor& tensor : kept_) keep_for_capture(tensor);
+  if (dtype_ == DType::bf16) {
+    run_decode_program<bf16>(params_, static_cast<unsigned>(blocks_), stream);
+  } else {
+    run_decode_program<f16>(params_, static_cast<unsigned>(blocks_), stream);
+  }
+}
+
+std::unique_ptr<DecodeProgram> DecodeProgram::record(Device device,
+                                                     const std::function<Tensor()>& step) {
+  constexpr int kLeastCapability = 90;
+  if (!device.is_cuda() || !cuda::may_decode_by_program()) return nullptr;
+  WEFT_CHECK(recording == nullptr && !is_capturing(), ConfigError,
+             "decode program: cannot be recorded inside another recording or capture");
+  const cuda::DeviceContext& context = cuda::device_context(device);
+  if (context.capability() < kLeastCapability) return nullptr;
+  auto recorder = std::make_unique<DecodeRecorder>(device);
+  try {
+    const RecordingGuard guard(recorder.get());
+    recorder->finish(step());
+  } catch (const Refused&) {
+    return nullptr;
+  }
+  return std::unique_ptr<DecodeProgram>(new DecodeProgram(std::move(recorder)));
+}
+
+void DecodeProgram::run() {
+  recorder_->launch();
+}
+
+const Tensor& DecodeProgram::result() const {
+  return recorder_->result();
+}
+
+}  // namespace weft
+
+#else
+
+namespace weft {
+
+class DecodeRecorder {};
+
+std::unique_ptr<DecodeProgram> DecodeProgram::record(Device /*device*/,
+                                                     const std::function<Tensor()>& /*step*/) {
+  return nullptr;
+}
+
+void DecodeProgram::run() {}
+
+const Tensor& DecodeProgram::result() const {
+  throw_error<NotImplementedError>("decode program: this build has no CUDA");
+}
+
+}  // namespace weft
+
+#endif
+
+namespace weft {
+
+DecodeProgram::DecodeProgram(std::unique_ptr<DecodeRecorder> recorder)
+    : recorder_(std::move(recorder)) {}
+
+DecodeProgram::~DecodeProgram() = default;
+
+}  // namespace weft

@@ -1,0 +1,92 @@
+#pragma once
+
+// What the kernel of a decode program is told.
+#include <cstdint>
+
+#include "weft/tensor/dtype.h"
+#include "weft/tensor/stream.h"
+
+namespace weft {
+
+/// y = x w^T, or silu(x w^T) * (x u^T), of vectors that all blocks have.
+struct DecodeProductStep {
+  const void* weight;
+  const void* up;     // null: no gate
+  const float* gain;  // of the norm; null: x is the output of the step before as it is
+  void* y;            // where the result is wanted in memory, else null
+  int64_t weight_stride, up_stride, y_stride;  // elements
+  int columns, length;
+  float eps;
+  bool adds;                         // the output of the step before to the residual stream
+  int rows_per_slot, rows_per_pass;  // of the weight: in a piece of the ring, between releases
+};
+
+struct DecodeAttentionPart {
+  void* keys;  // [B, Hk, S, D]
+  void* values;
+  const float* table;  // may be null
+  int slots;           // S
+  int table_rows;
+  int heads, kv_heads, dim;
+  float scale;  // of scores in units of log 2
+  int splits;   // parts of the keys at most
+  int keys_per_slot;
+};
+
+struct DecodeProgramStep {
+  bool is_product;
+  union {
+    DecodeProductStep product;
+    DecodeAttentionPart attention;
+  };
+};
+
+/// Shared memory of a block, in bytes from its start.
+struct DecodeProgramLayout {
+  int steps, stream, input, ring;
+  int slots, slot_bytes;
+  int total;
+};
+
+struct DecodeProgramParams {
+  const DecodeProgramStep* steps;
+  int step_count;
+  int batch, width;   // sequences; elements of the residual stream
+  int query_rows;     // 1 where every query head has its own keys, else kDecodeQueryRows
+  const void* table;  // [V, width]
+  bool table_is_f32;  // else of the program's type
+  int64_t table_stride, vocabulary;
+  const int64_t* tokens;            // [B]
+  const int64_t* position;          // of the tokens; null: no attention
+  unsigned* epoch;                  // marks up to this have been used
+  unsigned long long* exchange[3];  // marked values [B][exchange_stride], by turns
+  int exchange_stride;
+  unsigned long long* partials;  // marked values [B H][splits][D + 2]
+  DecodeProgramLayout layout;
+};
+
+inline constexpr int kDecodeProgramWarps = 8;  // that compute
+inline constexpr int kMostDecodeRows = 4;
+/// Rows of a weight that a warp has at a time.
+inline constexpr int kDecodeRowsOfWarp = 4, kDecodeGatedRowsOfWarp = 3;
+/// Elements of x that a warp takes at a time; vectors in shared memory are padded to them.
+inline constexpr int kDecodeChunk = 256;
+
+/// Query heads that a part of the keys is met with at a time, where several share them.
+inline constexpr int kDecodeQueryRows = 4;
+
+/// Floats of shared memory that attention needs for heads of this size.
+constexpr int64_t decode_attention_floats(int64_t dim) {
+  // Queries, the new key and value, and what each warp found, with two statistics a row.
+  return (kDecodeQueryRows + 2) * dim + kDecodeProgramWarps * kDecodeQueryRows * (dim + 2);
+}
+
+/// Starts the kernel for bf16 or f16.
+template <class T>
+void run_decode_program(const DecodeProgramParams& params, unsigned blocks, Stream stream);
+template <>
+void run_decode_program<bf16>(const DecodeProgramParams& params, unsigned blocks, Stream stream);
+template <>
+void run_decode_program<f16>(const DecodeProgramParams& params, unsigned blocks, Stream stream);
+
+}  // namespace weft
