@@ -2,12 +2,16 @@
 
 #include <array>
 #include <memory>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "weft/tensor/check.h"
 
 #include "cuda/cudnn_choice.h"
 #include "cuda/cudnn_layers.h"
+#include "ops/lru_cache.h"
 
 namespace weft::cuda {
 namespace {
@@ -66,17 +70,39 @@ struct Description {
 constexpr size_t kMostWorkspace = size_t{256} << 20;
 constexpr int kMostAlgorithms = 16;
 
-/// The first of the library's suggestions, which it sorts by expected speed, that repeats to the
-/// bit and needs little memory; null when there is none.
+/// An algorithm, or why there is none.
 template <class Performance>
-const Performance* choose(const std::array<Performance, kMostAlgorithms>& suggestions, int count) {
-  for (int i = 0; i < count; ++i) {
-    const Performance& it = suggestions[static_cast<size_t>(i)];
+struct Choice {
+  std::optional<Performance> algorithm;
+  std::string refusal;
+};
+
+/// The first of the library's suggestions, which it sorts by expected speed, that repeats to the
+/// bit and needs little memory.
+template <class Performance>
+Choice<Performance> choose(std::span<const Performance> suggestions) {
+  for (const Performance& it : suggestions) {
     if (it.status == CUDNN_STATUS_SUCCESS && it.determinism == CUDNN_DETERMINISTIC &&
         it.memory <= kMostWorkspace)
-      return &it;
+      return {it, ""};
   }
-  return nullptr;
+  return {std::nullopt, "no algorithm that repeats to the bit"};
+}
+
+/// All that the choice depends on.
+using ConvKey = std::array<int64_t, 18>;
+
+ConvKey key_of(const ConvGeometry& g, DType dtype, Device device) {
+  const auto& o = g.options;
+  return {device.index,   static_cast<int64_t>(dtype),
+          g.batch,        g.channels,
+          g.height,       g.width,
+          g.out_channels, g.out_height,
+          g.out_width,    g.kernel_height,
+          g.kernel_width, o.stride[0],
+          o.stride[1],    o.padding[0],
+          o.padding[1],   o.dilation[0],
+          o.dilation[1],  o.groups};
 }
 
 /// The library's two functions of a direction: they take the operands and the result in one order.
@@ -116,15 +142,20 @@ bool convolve(const char* op, const Direction<Performance, Suggest, Run>& direct
     const cudnn::Handle handle(stream);
     const Description d(geometry, dtype);
     const auto descriptor = [&](const auto& operand) { return (d.*operand.descriptor).get(); };
-    std::array<Performance, kMostAlgorithms> suggestions;
-    int count = 0;
-    std::string refusal = cudnn::refusal(
-        direction.suggest(handle, descriptor(a), descriptor(b), d.conv.get(), descriptor(result),
-                          kMostAlgorithms, &count, suggestions.data()),
-        "choosing an algorithm");
-    if (!refusal.empty()) return refusal;
-    const Performance* const chosen = choose(suggestions, count);
-    if (chosen == nullptr) return "no algorithm that repeats to the bit";
+    static LruCache<ConvKey, std::shared_ptr<const Choice<Performance>>, NumbersHash> choices(1024);
+    const auto choice = choices.get_or_make(key_of(geometry, dtype, stream.device()), [&] {
+      std::array<Performance, kMostAlgorithms> suggestions;
+      int count = 0;
+      std::string refusal = cudnn::refusal(
+          direction.suggest(handle, descriptor(a), descriptor(b), d.conv.get(), descriptor(result),
+                            kMostAlgorithms, &count, suggestions.data()),
+          "choosing an algorithm");
+      const std::span<const Performance> made(suggestions.data(), static_cast<size_t>(count));
+      return std::make_shared<const Choice<Performance>>(
+          refusal.empty() ? choose(made) : Choice<Performance>{std::nullopt, std::move(refusal)});
+    });
+    if (!choice->algorithm) return choice->refusal;
+    const Performance* const chosen = &*choice->algorithm;
     WEFT_CUDNN_CHECK(cudnnSetConvolutionMathType(d.conv.get(), chosen->mathType));
     const Tensor workspace =
         empty({static_cast<int64_t>(chosen->memory)}, DType::u8, stream.device());

@@ -29,17 +29,6 @@ const dnnl::engine& engine() {
 /// Everything that a primitive depends on.
 using Key = std::array<int64_t, 19>;
 
-struct KeyHash {
-  size_t operator()(const Key& key) const {
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (const int64_t part : key) {
-      hash = (hash ^ static_cast<uint64_t>(part)) * 0x9e3779b97f4a7c15u;
-      hash ^= hash >> 29;
-    }
-    return static_cast<size_t>(hash);
-  }
-};
-
 struct Primitive {
   dnnl::memory::desc a, b, c, bias, scratchpad;
   dnnl::matmul matmul;
@@ -107,7 +96,7 @@ std::shared_ptr<const Primitive> make_primitive(const GemmCall& call, bool any_b
 
 std::shared_ptr<const Primitive> find_primitive(const GemmCall& call, bool any_b) {
   constexpr size_t kCapacity = 1024;
-  static LruCache<Key, std::shared_ptr<const Primitive>, KeyHash> cache(kCapacity);
+  static LruCache<Key, std::shared_ptr<const Primitive>, NumbersHash> cache(kCapacity);
   const MatrixView b = any_b ? MatrixView{} : call.b;
   const Key key = {call.batch,
                    call.m,

@@ -1,12 +1,27 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <list>
 #include <mutex>
 #include <unordered_map>
 #include <utility>
 
 namespace weft {
+
+/// Hash of a key that is a list of numbers.
+struct NumbersHash {
+  template <size_t kCount>
+  size_t operator()(const std::array<int64_t, kCount>& key) const {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (const int64_t number : key) {
+      hash = (hash ^ static_cast<uint64_t>(number)) * 0x9e3779b97f4a7c15u;
+      hash ^= hash >> 29;
+    }
+    return static_cast<size_t>(hash);
+  }
+};
 
 /// A thread-safe map that forgets what was not used for longest once it holds more than `capacity`
 /// values. Values are handed out as copies, so make them shared pointers.
