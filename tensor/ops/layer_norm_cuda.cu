@@ -24,7 +24,7 @@ void layer_norm_forward_cuda(LayerNormForwardParams& params, Stream stream) {
                            .eps = static_cast<A>(params.eps)};
     const bool aligned =
         rows_are_aligned(x, params.y) && is_aligned(p.gain, 0) && is_aligned(p.bias, 0);
-    dispatch_row_shape<T>(p.length, aligned, [&]<class Shape>() {
+    dispatch_row_shape<T, 2>(p.length, aligned, [&]<class Shape>() {
       launch("layer_norm", stream, {Shape::blocks(p.rows), Shape::kBlockThreads},
              norm_forward<T, /*kCentred=*/true, Shape>, p);
     });

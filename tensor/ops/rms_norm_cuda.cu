@@ -25,7 +25,7 @@ void rms_norm_forward_cuda(RmsNormForwardParams& params, Stream stream) {
                            .eps = static_cast<A>(params.eps)};
     const bool aligned =
         rows_are_aligned(x, params.residual, params.sum, params.y) && is_aligned(p.gain, 0);
-    dispatch_row_shape<T>(p.length, aligned, [&]<class Shape>() {
+    dispatch_row_shape<T, 2>(p.length, aligned, [&]<class Shape>() {
       launch("rms_norm", stream, {Shape::blocks(p.rows), Shape::kBlockThreads},
              norm_forward<T, /*kCentred=*/false, Shape>, p);
     });

@@ -281,16 +281,20 @@ class RowReader {
       store_pack(sum + i, pack);
     };
     if constexpr (kPacks > 0) {
-      Pack<T, kWidth> added[kPacks];
+      // All are on their way together where there are registers for that.
+      constexpr int kAhead = kThreads < 1024 ? kPacks : 1;
+      Pack<T, kWidth> added[kAhead];
 #pragma unroll
       for (int p = 0; p < kPacks; ++p) {
-        const int64_t i = first() + p * kStep;
-        if (i < length_) added[p] = load_pack<kWidth>(other + i);
-      }
+        if (p % kAhead == 0) {
 #pragma unroll
-      for (int p = 0; p < kPacks; ++p) {
+          for (int q = 0; q < kAhead; ++q) {
+            const int64_t i = first() + (p + q) * kStep;
+            if (i < length_) added[q] = load_pack<kWidth>(other + i);
+          }
+        }
         const int64_t i = first() + p * kStep;
-        if (i < length_) add_pack(i, kept_[0][p], added[p]);
+        if (i < length_) add_pack(i, kept_[0][p], added[p % kAhead]);
       }
     } else {
       for (int64_t i = first(); i < length_; i += kStep) {
@@ -355,8 +359,10 @@ void dispatch_row_shape(int64_t length, bool aligned, Body&& body) {
     if (aligned) {
       if (length <= 32 * kWidth) return body.template operator()<RowShape<32, kWidth, 1>>();
       if (length <= 128 * kWidth) return body.template operator()<RowShape<32, kWidth, 4>>();
-      if constexpr (kInputs == 1) {
-        if (length <= 256 * kWidth) return body.template operator()<RowShape<32, kWidth, 8>>();
+      if (length <= 256 * kWidth) {
+        using Shape =
+            std::conditional_t<kInputs == 1, RowShape<32, kWidth, 8>, RowShape<128, kWidth, 2>>;
+        return body.template operator()<Shape>();
       }
       if (length <= 512 * kWidth) return body.template operator()<RowShape<256, kWidth, 2>>();
       if (length <= 1024 * kWidth) return body.template operator()<RowShape<256, kWidth, 4>>();
