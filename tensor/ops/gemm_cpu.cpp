@@ -122,6 +122,8 @@ void gemm_cpu(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& e
   }
   const Tensor left = with_dense_axis(a), right = with_dense_axis(b);
   cpu::GemmCall call = make_call(left, right, c, epilogue);
+  if (call.k > 0 && cpu::has_few_columns(call.turned()))  // few rows, as in a decoding step
+    return run_loops(call.turned(), make_batch_loop(c, right, left));
   const BatchLoop batch = make_batch_loop(c, left, right);
   call.batch = batch.shape.back();
   if (call.k == 0 || cpu::prefers_loops(call)) {

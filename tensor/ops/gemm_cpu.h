@@ -38,13 +38,25 @@ struct GemmCall {
   MatrixView bias =
       {};  // without data: none. One row or one column, with stride 0 along the other axis
   double alpha = 1, beta = 0;
+
+  /// The same product as c^T = b^T a^T.
+  GemmCall turned() const {
+    GemmCall call = *this;
+    call.m = n, call.n = m;
+    call.a = b.transposed(), call.b = a.transposed();
+    call.c = c.transposed(), call.bias = bias.transposed();
+    return call;
+  }
 };
 
+/// Whether a product has so few columns that gemm_loops reads `a` once for several of them, as it
+/// lies, which sets the pace.
+bool has_few_columns(const GemmCall& call);
 /// Whether gemm_loops is the better choice for matrices of this size.
 bool prefers_loops(const GemmCall& call);
 /// Loops of our own for one matrix, in the calling thread: any layout and any size, k = 0 as well.
 /// Quick where a library call would cost more than the arithmetic (tiny matrices) or where memory
-/// sets the pace (matrix times vector).
+/// sets the pace (a matrix times one column or a few).
 void gemm_loops(const GemmCall& call);
 
 // The libraries. They use all threads and take k >= 1, operands with one dense axis, c with dense

@@ -102,18 +102,29 @@ void multiply_matrices(const GemmCall& call) {
   }
 }
 
-/// sums[r] = a[r] . x for kCount dense rows, `stride` apart. How a row is summed does not depend on
-/// the rows beside it.
-template <int kCount, class T, class Acc>
-void dot_rows(const T* a, int64_t stride, const Acc* x, int64_t k, Acc* sums) {
+/// sums[r][j] = a[r] . x[j] for kCount dense rows of a, `stride` apart, and kColumns dense rows of
+/// x, `ldx` apart. How an element is summed depends on none of the others.
+template <int kCount, int kColumns, class T, class Acc>
+void dot_rows(const T* a, int64_t stride, const Acc* x, int64_t ldx, int64_t k, Acc* sums) {
   constexpr int64_t kLanes = simd::kLanes<Acc>;
-  simd::Vec<Acc> even[kCount] = {}, odd[kCount] = {};
-  const auto add = [&](simd::Vec<Acc>(&to)[kCount], int64_t i, auto lanes) {
-    const simd::Vec<Acc> factor = simd::load(x + i, lanes);
-    for (int r = 0; r < kCount; ++r) to[r] += simd::load(a + r * stride + i, lanes) * factor;
+  simd::Vec<Acc> even[kCount][kColumns] = {}, odd[kCount][kColumns] = {};
+  const auto add = [&](simd::Vec<Acc>(&to)[kCount][kColumns], int64_t i, auto lanes) {
+    simd::Vec<Acc> factors[kColumns];
+    for (int j = 0; j < kColumns; ++j) factors[j] = simd::load(x + j * ldx + i, lanes);
+    for (int r = 0; r < kCount; ++r) {
+      const simd::Vec<Acc> row = simd::load(a + r * stride + i, lanes);
+      for (int j = 0; j < kColumns; ++j) to[r][j] += row * factors[j];
+    }
   };
+  // Rows are short, so that the next ones come too late unless they are asked for.
+  constexpr int kRowsAhead = 4;
   int64_t i = 0;
   for (; i + 2 * kLanes <= k; i += 2 * kLanes) {
+    for (int r = 0; r < kCount; ++r) {
+      const char* const next = reinterpret_cast<const char*>(a + (r + kRowsAhead) * stride + i);
+      __builtin_prefetch(next, 0, 3);
+      if constexpr (2 * kLanes * sizeof(T) > 64) __builtin_prefetch(next + 64, 0, 3);
+    }
     add(even, i, simd::Full{});
     add(odd, i + kLanes, simd::Full{});
   }
@@ -122,33 +133,76 @@ void dot_rows(const T* a, int64_t stride, const Acc* x, int64_t k, Acc* sums) {
     i += kLanes;
   }
   if (i < k) add(odd, i, simd::Tail{static_cast<int>(k - i)});
-  for (int r = 0; r < kCount; ++r) sums[r] = simd::sum_lanes<Acc>(even[r] + odd[r]);
+  for (int r = 0; r < kCount; ++r) {
+    for (int j = 0; j < kColumns; ++j)
+      sums[r * kColumns + j] = simd::sum_lanes<Acc>(even[r][j] + odd[r][j]);
+  }
 }
 
-/// One column: c [m, 1] = a [m, k] b [k, 1].
+/// Few columns, and rows of a that are dense: each row is read once for kColumns columns.
+template <int kColumns, class T, class Acc, class Store>
+void multiply_dense_rows(const GemmCall& call, const Acc* x, int64_t ldx, const Store& store) {
+  constexpr int kCount = kColumns == 1 ? 4 : 2;
+  const int64_t stride = call.a.row_stride;
+  const T* const a = call.a.as<const T>();
+  Acc sums[kCount * kColumns];
+  int64_t row = 0;
+  for (; row + kCount <= call.m; row += kCount) {
+    dot_rows<kCount, kColumns>(a + row * stride, stride, x, ldx, call.k, sums);
+    for (int r = 0; r < kCount; ++r) store(row + r, sums + r * kColumns);
+  }
+  for (; row < call.m; ++row) {
+    dot_rows<1, kColumns>(a + row * stride, stride, x, ldx, call.k, sums);
+    store(row, sums);
+  }
+}
+
+/// Few columns, and columns of a that are dense: kRowVectors vectors of rows at a time, which are
+/// summed in registers.
+template <int kColumns, class T, class Acc, class Store>
+void multiply_dense_columns(const GemmCall& call, const Acc* x, int64_t ldx, const Store& store) {
+  constexpr int64_t kLanes = simd::kLanes<Acc>;
+  constexpr int kRowVectors = 4;
+  const T* const a = call.a.as<const T>();
+  const auto some = [&]<int kVectors>(int64_t row, auto lanes, int64_t count) {
+    simd::Vec<Acc> sums[kColumns][kVectors] = {};
+    for (int64_t i = 0; i < call.k; ++i) {
+      const T* const from = a + i * call.a.column_stride + row;
+      simd::Vec<Acc> rows[kVectors];
+      for (int v = 0; v < kVectors; ++v) rows[v] = simd::load(from + v * kLanes, lanes);
+      for (int j = 0; j < kColumns; ++j) {
+        for (int v = 0; v < kVectors; ++v) sums[j][v] += rows[v] * x[j * ldx + i];
+      }
+    }
+    Acc lines[kColumns][kVectors * kLanes];
+    for (int j = 0; j < kColumns; ++j) {
+      for (int v = 0; v < kVectors; ++v) simd::store(lines[j] + v * kLanes, sums[j][v]);
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      Acc elements[kColumns];
+      for (int j = 0; j < kColumns; ++j) elements[j] = lines[j][r];
+      store(row + r, elements);
+    }
+  };
+  constexpr int64_t kStep = kRowVectors * kLanes;
+  int64_t row = 0;
+  for (; row + kStep <= call.m; row += kStep)
+    some.template operator()<kRowVectors>(row, simd::Full{}, kStep);
+  for (; row + kLanes <= call.m; row += kLanes)
+    some.template operator()<1>(row, simd::Full{}, kLanes);
+  if (row < call.m) {
+    const int64_t rest = call.m - row;
+    some.template operator()<1>(row, simd::Tail{static_cast<int>(rest)}, rest);
+  }
+}
+
+/// A matrix times one vector, of a that has no dense rows.
 template <class T, class C>
-void multiply_vector(const GemmCall& call) {
+void multiply_vector_by_columns(const GemmCall& call) {
   using Acc = accumulator_t<T>;
   const int64_t m = call.m, k = call.k;
   const T* const a = call.a.as<const T>();
   const Output<C, Acc> output(call);
-  if (call.a.column_stride == 1) {
-    Acc* const x = scratch<Acc>(k);
-    pack(call.b.as<const T>(), call.b.row_stride, 1, k, 1, 1, x);
-    constexpr int kCount = 4;
-    Acc sums[kCount];
-    const int64_t stride = call.a.row_stride;
-    int64_t row = 0;
-    for (; row + kCount <= m; row += kCount) {
-      dot_rows<kCount>(a + row * stride, stride, x, k, sums);
-      for (int r = 0; r < kCount; ++r) output.store(row + r, 0, sums + r, 1);
-    }
-    for (; row < m; ++row) {
-      dot_rows<1>(a + row * stride, stride, x, k, sums);
-      output.store(row, 0, sums, 1);
-    }
-    return;
-  }
   Acc* const sums = scratch<Acc>(m);
   std::fill_n(sums, m, Acc(0));
   for (int64_t i = 0; i < k; ++i) {
@@ -167,16 +221,64 @@ void multiply_vector(const GemmCall& call) {
   for (int64_t row = 0; row < m; ++row) output.store(row, 0, sums + row, 1);
 }
 
+/// At most kFewColumns columns: c [m, n] = a [m, k] b [k, n] for an a with a dense axis.
+template <class T, class C>
+void multiply_few_columns(const GemmCall& call) {
+  using Acc = accumulator_t<T>;
+  constexpr int64_t kLanes = simd::kLanes<Acc>;
+  const bool dense_rows = call.a.column_stride == 1;
+  const int64_t n = call.n, k = call.k, ldx = (k + kLanes - 1) / kLanes * kLanes;
+  Acc* const x = scratch<Acc>(n * ldx);  // the columns of b
+  pack(call.b.as<const T>(), call.b.column_stride, call.b.row_stride, n, k, ldx, x);
+  const auto columns = [&]<int kColumns>(const GemmCall& part, int64_t first) {
+    const auto store = [&, output = Output<C, Acc>(part)](int64_t row, const Acc* sums) {
+      output.store(row, first, sums, kColumns);
+    };
+    if (dense_rows) {
+      multiply_dense_rows<kColumns, T>(part, x + first * ldx, ldx, store);
+    } else {
+      multiply_dense_columns<kColumns, T>(part, x + first * ldx, ldx, store);
+    }
+  };
+  // Rows that stay in the first-level cache for all columns.
+  constexpr int64_t kBlock = 16 << 10;
+  const int64_t step =
+      n <= 4 ? call.m : std::max<int64_t>(kBlock / k / static_cast<int64_t>(sizeof(T)) & ~3, 4);
+  for (int64_t row = 0; row < call.m; row += step) {
+    GemmCall part = call;
+    part.m = std::min(step, call.m - row);
+    part.a = call.a.from(0, row, 0);
+    part.c = call.c.from(0, row, 0);
+    part.bias = call.bias.from(0, row, 0);
+    int64_t first = 0;
+    for (; first + 4 <= n; first += 4) columns.template operator()<4>(part, first);
+    if (n - first >= 2) {
+      columns.template operator()<2>(part, first);
+      first += 2;
+    }
+    if (first < n) columns.template operator()<1>(part, first);
+  }
+}
+
 template <class T, class C>
 void multiply(const GemmCall& call) {
-  if (call.n == 1) {
-    multiply_vector<T, C>(call);
+  if (call.n == 1 && call.a.column_stride != 1) {
+    multiply_vector_by_columns<T, C>(call);
+  } else if (call.n == 1 || has_few_columns(call)) {
+    multiply_few_columns<T, C>(call);
   } else {
     multiply_matrices<T, C>(call);
   }
 }
 
 }  // namespace
+
+bool has_few_columns(const GemmCall& call) {
+  constexpr int64_t kFewColumns = 8, kMostLeaps = 128;
+  if (call.n > kFewColumns || call.m < 4 * call.n) return false;
+  // Columns are read piece by piece, from row to row of memory: well for few of them.
+  return call.a.column_stride == 1 || (call.a.row_stride == 1 && call.k <= kMostLeaps);
+}
 
 bool prefers_loops(const GemmCall& call) {
   if (call.n == 1) return true;

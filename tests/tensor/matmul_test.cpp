@@ -82,7 +82,8 @@ struct Sizes {
 /// Below and above every threshold between loops and libraries; ragged, and matrix times vector.
 constexpr Sizes kSizes[] = {{1, 1, 1},     {1, 7, 5},     {9, 1, 6},     {3, 17, 2},
                             {15, 63, 31},  {63, 15, 111}, {111, 64, 63}, {1, 300, 257},
-                            {300, 1, 257}, {64, 96, 128}, {5, 200, 300}, {130, 3, 600}};
+                            {300, 1, 257}, {64, 96, 128}, {5, 200, 300}, {130, 3, 600},
+                            {8, 65, 40},   {7, 300, 96},  {9, 64, 40}};
 
 class MatmulOfType : public testing::TestWithParam<DType> {};
 INSTANTIATE_TEST_SUITE_P(Types, MatmulOfType, testing::ValuesIn(kDTypes),
@@ -189,6 +190,21 @@ TEST_P(MatmulOfType, OneMatrixForTheWholeBatch) {
   // A repeated operand without a dense axis.
   expect_product(matmul(scattered(w).expand({3, 33, 65}), x.transpose(1, 2)),
                  multiply(left, x.transpose(1, 2)), 65, GetParam());
+}
+
+TEST_P(MatmulOfType, FewRowsAreSummedAsOneRowIs) {
+  // A sequence decodes to the same bits alone and in a batch.
+  for (const auto& [n, k] : {std::pair{32, 1}, {33, 15}, {64, 48}, {100, 300}}) {
+    const Tensor weight = random_tensor({n, k}, GetParam(), 1);  // its rows are read as they lie
+    const Tensor x = random_tensor({8, k}, GetParam(), 2);
+    std::vector<double> rows;
+    for (int64_t m = 0; m < 8; ++m) {
+      const Tensor row = matmul(x.slice(0, m, m + 1), weight, {.transpose_b = true});
+      for (const double value : row.to_vector<double>()) rows.push_back(value);
+      const Tensor first = matmul(x.slice(0, 0, m + 1), weight, {.transpose_b = true});
+      EXPECT_EQ(first.to_vector<double>(), rows) << m + 1 << " rows of " << k << " for " << n;
+    }
+  }
 }
 
 TEST_P(MatmulOfType, EmptyAndInnerSizeZero) {
