@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "weft/attention/asa_cache.h"
+#include "weft/attention/kernels/scored_attention.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/view.h"
 #include "weft/tensor/check.h"
@@ -124,6 +125,8 @@ AsaGlobal::Attended AsaGlobal::attend(const Variable& x, const Variable& q,
   const bool selects = asa_.branches != AsaBranches::compressed;
   if (absorb_compressed || (selects && absorb_selected)) absorbed = absorb(q);
   std::vector<Variable> branches;
+  std::optional<ScoredAttentionOutput> scored;  // where one query chooses by the scores that it has
+  const bool begins_run = position % asa_.query_run == 0;
   Tensor lse;
   {
     // Without the branch, its statistics serve the selection alone.
@@ -134,7 +137,11 @@ AsaGlobal::Attended AsaGlobal::attend(const Variable& x, const Variable& q,
                                   .key_length = asa_.block,
                                   .key_stride = asa_.stride};
     AttentionWithLse out;
-    if (absorb_compressed) {
+    if (absorb_compressed && selects && begins_run && !autograd::grad_enabled() &&
+        can_keep_scores(absorbed.latent.data())) {
+      scored = attend_scored_latents(absorbed, blocks.latents, blocks.rope_keys, visible);
+      out = {Variable(scored->o), scored->lse};
+    } else if (absorb_compressed) {
       out = attend_latents(absorbed, blocks.latents, blocks.rope_keys, visible);
     } else {
       const KeysValues heads = expand(blocks.latents, blocks.rope_keys);
@@ -145,7 +152,9 @@ AsaGlobal::Attended AsaGlobal::attend(const Variable& x, const Variable& q,
   }
   Attended result;
   if (selects) {
-    result.selection = select(q, absorbed, blocks, lse, position, inherited);
+    result.selection = scored ? select_blocks_by_scores(*scored, options_.groups, position,
+                                                        position + 1, selection_options())
+                              : select(q, absorbed, blocks, lse, position, inherited);
     if (absorb_selected) {
       branches.push_back(
           attend_selected_latents(absorbed, tokens.latents, tokens.rope_keys, *result.selection));

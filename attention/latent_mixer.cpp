@@ -212,6 +212,16 @@ AttentionWithLse LatentMixer::attend_latents(const AbsorbedQueries& q, const Var
   return {Variable(out.o), out.lse};
 }
 
+ScoredAttentionOutput LatentMixer::attend_scored_latents(const AbsorbedQueries& q,
+                                                         const Variable& latents,
+                                                         const Variable& rope_keys,
+                                                         FlashAttentionOptions visible) const {
+  visible.scale = scale();
+  return scored_latent_attention_forward(
+      q.latent.data(), rope_part(q.rope, q.latent.data(), q.latent.size(2)), latents.data(),
+      rope_part(rope_keys, latents.data(), 1), visible);
+}
+
 Variable LatentMixer::attend_selected_latents(const AbsorbedQueries& q, const Variable& latents,
                                               const Variable& rope_keys,
                                               const Selection& selection) const {

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "weft/attention/block_stream.h"
+#include "weft/attention/kernels/scored_attention.h"
 #include "weft/attention/visible_pairs.h"
 #include "weft/attention/window_cache.h"
 #include "weft/autograd/functions/activation.h"
@@ -291,11 +292,30 @@ BlockSelectionOptions NativeSparseAttention::selection_options() const {
           .local = options_.local};
 }
 
+void NativeSparseAttention::attend_scored(const Projections& in, const Variable& k_cmp,
+                                          const Variable& v_cmp, int64_t position,
+                                          FlashAttentionOptions seen, Parts& out) const {
+  BlockSelectionOptions choice = selection_options();
+  choice.scale = seen.scale = 1 / std::sqrt(static_cast<double>(options_.head_dim));
+  const bool with_values = options_.branches[0];
+  const ScoredAttentionOutput compressed = scored_attention_forward(
+      in.q_cmp.data(), k_cmp.data(), with_values ? v_cmp.data() : k_cmp.data(), seen);
+  if (with_values) out.branches[0] = Variable(compressed.o);
+  out.selection =
+      select_blocks_by_scores(compressed, options_.n_kv_heads, position, in.k_slc.size(1), choice);
+  out.branches[1] = selected_attention(in.q, in.k_slc, in.v_slc, *out.selection);
+}
+
 void NativeSparseAttention::attend_blocks(const Projections& in, const Variable& k_cmp,
                                           const Variable& v_cmp, int64_t position,
                                           const Selection* selection, Parts& out) const {
   const FlashAttentionOptions seen{
       .position = position, .key_length = options_.block, .key_stride = options_.stride};
+  if (selection == nullptr && options_.branches[1] && !autograd::grad_enabled() &&
+      can_keep_scores(in.q_cmp.data())) {
+    attend_scored(in, k_cmp, v_cmp, position, seen, out);
+    return;
+  }
   Tensor lse;
   if (options_.branches[0]) {
     AttentionWithLse compressed = flash_attention_with_lse(in.q_cmp, k_cmp, v_cmp, seen);

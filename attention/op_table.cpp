@@ -12,6 +12,7 @@ const OpTable& op_table() {
     list_gated_sum_ops(table);
     list_flash_attention_ops(table);
     list_latent_attention_ops(table);
+    list_scored_attention_ops(table);
     list_selected_attention_ops(table);
     list_selection_operations_ops(table);
     return table;

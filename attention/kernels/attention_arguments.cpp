@@ -101,6 +101,33 @@ FlashAttentionOutput make_output(FlashAttentionParams& params, Device device) {
   return out;
 }
 
+void check_latent_parts(const char* op, const Tensor& q_latent, const Tensor& q_rope,
+                        const Tensor& latents, const Tensor& rope_keys,
+                        const std::optional<double>& scale) {
+  for (const auto& [name, x] : {std::pair<const char*, const Tensor&>{"q_latent", q_latent},
+                                {"q_rope", q_rope},
+                                {"latents", latents},
+                                {"rope_keys", rope_keys}}) {
+    WEFT_CHECK(x.defined() && x.rank() == 4, ShapeError, "{}: {} must have four axes, got {}", op,
+               name, x);
+    WEFT_CHECK(x.dtype() == q_latent.dtype(), DTypeError,
+               "{}: all parts must have one type, got q_latent {} and {} {}", op, q_latent, name,
+               x);
+    WEFT_CHECK(x.device() == q_latent.device(), DeviceError,
+               "{}: all parts must be on one device, got q_latent {} and {} {}", op, q_latent, name,
+               x);
+  }
+  const Shape &q = q_latent.shape(), &c = latents.shape();
+  WEFT_CHECK(q_rope.shape() == Shape({q[0], q[1], q[2], q_rope.size(3)}), ShapeError,
+             "{}: q_rope must be [{}, {}, {}, Dr] as q_latent is, got {}", op, q[0], q[1], q[2],
+             q_rope);
+  WEFT_CHECK(rope_keys.shape() == Shape({c[0], c[1], 1, q_rope.size(3)}), ShapeError,
+             "{}: rope_keys must be [{}, {}, 1, {}], got {}", op, c[0], c[1], q_rope.size(3),
+             rope_keys);
+  WEFT_CHECK(scale.has_value(), ConfigError,
+             "{}: scale must be set: scores are scaled by the width of the expanded heads", op);
+}
+
 BackwardArguments complete_backward(const char* op, FlashAttentionBackwardParams& params,
                                     FlashAttentionGradients& grads, const Tensor& dout,
                                     const Tensor& q, const Tensor& k, const Tensor& v,

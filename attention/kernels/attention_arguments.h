@@ -23,6 +23,11 @@ FlashAttentionParams make_params(const char* op, const Tensor& q, const Tensor& 
 /// New o and lse for `params`, which then point to them.
 FlashAttentionOutput make_output(FlashAttentionParams& params, Device device);
 
+/// Checks that the parts of latent attention fit each other.
+void check_latent_parts(const char* op, const Tensor& q_latent, const Tensor& q_rope,
+                        const Tensor& latents, const Tensor& rope_keys,
+                        const std::optional<double>& scale);
+
 /// What a backward launcher needs beyond make_params(), and the tensors that its views look into.
 struct BackwardArguments {
   Tensor dout, o, lse, dq_sum;

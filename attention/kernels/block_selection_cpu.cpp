@@ -11,6 +11,7 @@
 #include "kernels/block_selection_kernels.h"
 #include "kernels/dot_product.h"
 #include "kernels/largest_values.h"
+#include "kernels/scored_attention_kernels.h"
 #include "kernels/simd.h"
 #include "kernels/tile_memory.h"
 #include "kernels/tile_product.h"
@@ -26,8 +27,13 @@ class BlockSelector {
   static constexpr A kLog2E = static_cast<A>(1.4426950408889634074);
 
  public:
-  explicit BlockSelector(const BlockSelectionParams& params)
+  /// The scores of one query are read from `scores`, [B, H] rows that are `scores_stride` apart,
+  /// unless it is null.
+  explicit BlockSelector(const BlockSelectionParams& params, const A* scores = nullptr,
+                         int64_t scores_stride = 0)
       : p_(params),
+        scores_(scores),
+        scores_stride_(scores_stride),
         heads_(params.heads / params.groups),
         leaders_(std::max<int64_t>(kTileRows / heads_ / kLanes, 1) * kLanes),
         columns_(heads_ * leaders_),
@@ -45,7 +51,8 @@ class BlockSelector {
     // attention.
     const bool by_pair = pairs >= 4 * num_threads();
     // A decoding step near the start is too little work to wake threads for.
-    const int64_t products = p_.batch * p_.heads * tiles_ * leaders_ * p_.compressed * p_.dim;
+    const int64_t products = p_.batch * p_.heads * p_.compressed *
+                             (scores_ == nullptr ? tiles_ * leaders_ * p_.dim : kExpWork);
     const int64_t grain = products < 1 << 16 ? pairs * tiles_ : by_pair ? tiles_ : 1;
     parallel_for_dynamic(0, pairs * tiles_, grain, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t task = begin; task < end; ++task) {
@@ -57,6 +64,9 @@ class BlockSelector {
   }
 
  private:
+  /// Products that take as long as an exponential and the rest for one score.
+  static constexpr int64_t kExpWork = 4;
+
   struct Scratch {
     Scratch(const BlockSelector& s, A* memory)
         : queries(memory),
@@ -137,7 +147,8 @@ class BlockSelector {
   /// Whether a tile holds one leader of few heads, as in decoding: packing its query along lanes
   /// would leave most of them empty.
   bool is_lone(int64_t index) const {
-    return p_.tiles - (p_.first_tile + index * leaders_) == 1 && heads_ <= kLanes / 2;
+    return scores_ != nullptr ||
+           (p_.tiles - (p_.first_tile + index * leaders_) == 1 && heads_ <= kLanes / 2);
   }
 
   /// Chooses for one leader, whose scores lie key by key along the lanes.
@@ -168,38 +179,59 @@ class BlockSelector {
     const int64_t last_key = std::min(end * block_chunks_, p_.visible(leader));
     const int64_t width = padded<A>(p_.dim);
     std::fill_n(importance, end + 2, A(0));
-    A lse[kLanes / 2];
+    A* const lse = memory.lse;
     for (int64_t h = 0; h < heads_; ++h) {
       const int64_t head = tile.group * heads_ + h, row = leader - p_.position;
-      pack_rows(at(p_.q, tile.batch, row, head), 0, 1, p_.dim, memory.queries + h * width, width);
+      if (scores_ == nullptr)
+        pack_rows(at(p_.q, tile.batch, row, head), 0, 1, p_.dim, memory.queries + h * width, width);
       lse[h] =
           static_cast<const A*>(p_.lse)[(tile.batch * p_.heads + head) * p_.queries + row] * kLog2E;
     }
-    const A* keys[kTileKeys];
-    for (int64_t s = first_key; s < last_key; s += tile_keys_) {
-      const int64_t count = std::min(tile_keys_, last_key - s), keys_width = padded<A>(count);
-      for (int64_t j = 0; j < keys_width; ++j)
-        keys[j] = lone_key(tile, s + std::min(j, count - 1), j, memory);
-      dot_keys<A>(heads_, count, memory.queries, width, {keys, width}, {}, memory.scores, kTileKeys,
-                  {});
+    // Vectors of given scores begin where vectors of their rows do.
+    const int64_t first = scores_ == nullptr ? first_key : first_key / kLanes * kLanes;
+    const int64_t step = scores_ == nullptr ? tile_keys_ : tile_keys_ / kLanes * kLanes;
+    for (int64_t s = first; s < last_key; s += step) {
+      const int64_t count = std::min(step, last_key - s), keys_width = padded<A>(count);
+      const A* scores = memory.scores;
+      int64_t stride = kTileKeys;
+      if (scores_ == nullptr) {
+        const A* keys[kTileKeys];
+        for (int64_t j = 0; j < keys_width; ++j)
+          keys[j] = lone_key(tile, s + std::min(j, count - 1), j, memory);
+        dot_keys<A>(heads_, count, memory.queries, width, {keys, width}, {}, memory.scores,
+                    kTileKeys, {});
+      } else {
+        stride = scores_stride_;
+        scores = scores_ + (tile.batch * p_.heads + tile.group * heads_) * stride + s;
+      }
       for (int64_t j = 0; j < keys_width; j += kLanes) {
         V sum{};
-        for (int64_t h = 0; h < heads_; ++h) {
-          sum += attention(simd::load(memory.scores + h * kTileKeys + j), simd::broadcast(lse[h]));
-        }
+        for (int64_t h = 0; h < heads_; ++h)
+          sum += attention(simd::load(scores + h * stride + j), simd::broadcast(lse[h]));
         simd::store(memory.sums + j, sum >= A(0) ? sum : V{});
       }
-      int64_t block = s / block_chunks_, chunk = s % block_chunks_;
-      for (int64_t j = 0; j < count; ++j) {
-        const int64_t inside = std::min(chunks_, block_chunks_ - chunk);
-        importance[block] += memory.sums[j] * static_cast<A>(inside);
-        if (inside < chunks_)
-          importance[block + 1] += memory.sums[j] * static_cast<A>(chunks_ - inside);
-        if (++chunk == block_chunks_) {
-          chunk = 0;
-          ++block;
-        }
+      const int64_t begin = std::max(s, first_key);
+      add_to_blocks(begin, s + count, memory.sums + (begin - s), importance);
+    }
+  }
+
+  /// Adds the sums of the keys [first, last) of one leader, that of `first` at sums[0], to the
+  /// blocks that they share strides with.
+  void add_to_blocks(int64_t first, int64_t last, const A* sums, A* importance) const {
+    if (block_chunks_ == 1) {  // one key for each block
+      for (int64_t key = first; key < last; ++key) importance[key] += sums[key - first];
+      return;
+    }
+    int64_t block = first / block_chunks_, end = (block + 1) * block_chunks_;
+    for (int64_t key = first; key < last; ++block, end += block_chunks_) {
+      A inside = importance[block], behind = importance[block + 1];
+      for (; key < std::min(end, last); ++key) {
+        const int64_t left = end - key;  // strides of the block from here
+        inside += sums[key - first] * static_cast<A>(std::min(chunks_, left));
+        if (left < chunks_) behind += sums[key - first] * static_cast<A>(chunks_ - left);
       }
+      importance[block] = inside;
+      importance[block + 1] = behind;
     }
   }
 
@@ -398,6 +430,8 @@ class BlockSelector {
   }
 
   const BlockSelectionParams& p_;
+  const A* scores_;
+  int64_t scores_stride_;
   int64_t heads_;    // of a group
   int64_t leaders_;  // of a tile, a whole number of vectors
   int64_t columns_;  // of a full tile
@@ -410,18 +444,37 @@ class BlockSelector {
 
 }  // namespace
 
-void select_blocks_cpu(const BlockSelectionParams& params, Stream /*stream*/) {
-  if (params.first_tile == 0) {
-    const int64_t pairs = params.batch * params.groups;
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-      for (int64_t tile = 0; tile < params.tiles; ++tile)
-        params.offsets[pair * params.tiles + tile] =
-            pair * params.blocks_before(params.tiles) + params.blocks_before(tile);
-    }
-    params.offsets[pairs * params.tiles] = pairs * params.blocks_before(params.tiles);
+namespace {
+
+/// Where the lists of a call begin that inherits none.
+void write_offsets(const BlockSelectionParams& params) {
+  const int64_t pairs = params.batch * params.groups;
+  for (int64_t pair = 0; pair < pairs; ++pair) {
+    for (int64_t tile = 0; tile < params.tiles; ++tile)
+      params.offsets[pair * params.tiles + tile] =
+          pair * params.blocks_before(params.tiles) + params.blocks_before(tile);
   }
+  params.offsets[pairs * params.tiles] = pairs * params.blocks_before(params.tiles);
+}
+
+}  // namespace
+
+void select_blocks_cpu(const BlockSelectionParams& params, Stream /*stream*/) {
+  if (params.first_tile == 0) write_offsets(params);
   dispatch_floating(params.dtype, "select_blocks",
                     [&]<class T>() { BlockSelector<T>(params).run(); });
+}
+
+void select_scored_blocks_cpu(const ScoredSelectionParams& params, Stream /*stream*/) {
+  write_offsets(params);
+  const auto run = [&]<class A>() {
+    BlockSelector<A>(params, static_cast<const A*>(params.scores), params.scores_stride).run();
+  };
+  if (params.dtype == DType::f64) {
+    run.template operator()<double>();
+  } else {
+    run.template operator()<float>();
+  }
 }
 
 }  // namespace weft::attention

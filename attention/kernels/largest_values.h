@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <limits>
@@ -81,7 +82,14 @@ class LargestValues {
   /// Writes first + j for every value j that list `lane` takes, in ascending order: all above the
   /// smallest, and as many equal to it as are wanted, the first ones. values [count].
   int32_t* write(int lane, const A* values, int64_t count, int64_t first, int32_t* to) {
-    for (int64_t j = 0; j < count; ++j) to = write_one(lane, values[j], first + j, to);
+    int64_t j = 0;
+    const V least = std::bit_cast<V>(Int{} + static_cast<Bits>(least_[lane]));
+    for (; j + kLanes <= count; j += kLanes) {
+      const Int taken = std::bit_cast<Int>(simd::load(values + j)) >= std::bit_cast<Int>(least);
+      if (!any(taken)) continue;  // as most of them are
+      for (int64_t i = j; i < j + kLanes; ++i) to = write_one(lane, values[i], first + i, to);
+    }
+    for (; j < count; ++j) to = write_one(lane, values[j], first + j, to);
     return to;
   }
 
@@ -110,8 +118,9 @@ class LargestValues {
 
  private:
   static bool any(Int mask) {
-    Bits all = 0;
-    for (int i = 0; i < kLanes; ++i) all |= mask[i];
+    const auto words = std::bit_cast<std::array<uint64_t, sizeof(Int) / 8>>(mask);
+    uint64_t all = 0;
+    for (const uint64_t word : words) all |= word;
     return all != 0;
   }
 

@@ -10,6 +10,7 @@ void list_block_selection_ops(OpTable& table);
 void list_gated_sum_ops(OpTable& table);
 void list_flash_attention_ops(OpTable& table);
 void list_latent_attention_ops(OpTable& table);
+void list_scored_attention_ops(OpTable& table);
 void list_selected_attention_ops(OpTable& table);
 void list_selection_operations_ops(OpTable& table);
 

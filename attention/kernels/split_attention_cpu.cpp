@@ -10,6 +10,7 @@
 #include "weft/tensor/parallel.h"
 
 #include "kernels/dot_product.h"
+#include "kernels/scored_attention_kernels.h"
 #include "kernels/selected_tile.h"
 #include "kernels/soften.h"
 #include "kernels/split_attention_kernels.h"
@@ -50,8 +51,13 @@ class SplitForward {
   };
 
  public:
-  explicit SplitForward(const SplitAttentionParams& params)
+  /// Rows of scores are written to `scores`, `scores_stride` apart, unless it is null: for one
+  /// query a sequence, not selected.
+  explicit SplitForward(const SplitAttentionParams& params, A* scores = nullptr,
+                        int64_t scores_stride = 0)
       : p_(params),
+        scores_(scores),
+        scores_stride_(scores_stride),
         group_(params.heads / params.kv_heads),
         dim_width_(padded<A>(params.dim)),
         second_width_(padded<A>(params.second_dim)),
@@ -274,6 +280,13 @@ class SplitForward {
     }
     dot_keys<A>(rows, tile.count, q, width, {k, dim_width_}, {second, second_width_}, scores,
                 kMostTileKeys, values_ahead);
+    if (scores_ != nullptr) {
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t row = unit.batch * p_.heads + unit.kv_head * group_ + r;
+        std::copy_n(scores + r * kMostTileKeys, tile.count,
+                    scores_ + row * scores_stride_ + tile.keys[0]);
+      }
+    }
     const A c = static_cast<A>(p_.scale * 1.4426950408889634074);
     const int64_t first_key = tile.keys[0], last_key = tile.keys[tile.count - 1];
     for (int64_t r = 0; r < rows; ++r) {
@@ -321,6 +334,8 @@ class SplitForward {
   }
 
   const SplitAttentionParams& p_;
+  A* scores_;
+  int64_t scores_stride_;
   int64_t group_, dim_width_, second_width_, value_width_, tile_keys_;
   std::vector<Unit> units_;
   int64_t chunk_ = 0, parts_count_ = 0, part_elements_ = 0, work_ = 0;
@@ -332,6 +347,13 @@ class SplitForward {
 void split_attention_forward_cpu(const SplitAttentionParams& params, Stream /*stream*/) {
   dispatch_floating(params.dtype, "split_attention",
                     [&]<class T>() { SplitForward<T>(params).run(); });
+}
+
+void scored_attention_forward_cpu(const ScoredAttentionParams& params, Stream /*stream*/) {
+  dispatch_floating(params.dtype, "scored_attention", [&]<class T>() {
+    SplitForward<T>(params, static_cast<accumulator_t<T>*>(params.scores), params.scores_stride)
+        .run();
+  });
 }
 
 }  // namespace weft::attention

@@ -5,6 +5,7 @@
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/attention/kernels/gated_sum.h"
 #include "weft/attention/kernels/latent_attention.h"
+#include "weft/attention/kernels/scored_attention.h"
 #include "weft/attention/kernels/selected_attention.h"
 #include "weft/attention/selection_operations.h"
 
@@ -59,6 +60,19 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
        [=](DType dtype) {
          latent_attention_forward(heads(dtype), heads(dtype), heads(dtype),
                                   ones({1, 3, 1, 4}, dtype), {.scale = 1.0});
+       }},
+      {"scored_attention",
+       [=](DType dtype) {
+         scored_attention_forward(heads(dtype).slice(1, 0, 1), heads(dtype), heads(dtype), {});
+       }},
+      {"select_blocks_by_scores",
+       [=](DType dtype) {
+         select_blocks_by_scores({{}, ones({1, 2, 1}, dtype), ones({1, 2, 3}, dtype)}, 2, 2, 3,
+                                 {.compression_block = 1,
+                                  .compression_stride = 1,
+                                  .key_block = 1,
+                                  .count = 3,
+                                  .scale = 1.0});
        }},
       {"selected_attention",
        [=](DType dtype) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "weft/attention/functions.h"
+#include "weft/attention/kernels/scored_attention.h"
 #include "weft/nn/linear.h"
 #include "weft/nn/norm.h"
 #include "weft/nn/sequence_mixer.h"
@@ -87,6 +88,10 @@ class LatentMixer : public nn::SequenceMixer {
   /// Copies no keys while nothing is recorded.
   AttentionWithLse attend_latents(const AbsorbedQueries& q, const Variable& latents,
                                   const Variable& rope_keys, FlashAttentionOptions visible) const;
+  /// The same for one query a sequence, with its scores, while nothing is recorded.
+  ScoredAttentionOutput attend_scored_latents(const AbsorbedQueries& q, const Variable& latents,
+                                              const Variable& rope_keys,
+                                              FlashAttentionOptions visible) const;
   Variable attend_selected_latents(const AbsorbedQueries& q, const Variable& latents,
                                    const Variable& rope_keys, const Selection& selection) const;
   /// Values of heads from weighted latents, [B, T, H, Dc] -> [B, T, H, Dv].

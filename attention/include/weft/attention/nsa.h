@@ -113,6 +113,9 @@ class NativeSparseAttention final : public nn::SequenceMixer {
   /// The two branches that read blocks, of queries from `position` on.
   void attend_blocks(const Projections& in, const Variable& k_cmp, const Variable& v_cmp,
                      int64_t position, const Selection* selection, Parts& out) const;
+  /// The same of one query a sequence, which chooses by the scores that its attention has.
+  void attend_scored(const Projections& in, const Variable& k_cmp, const Variable& v_cmp,
+                     int64_t position, FlashAttentionOptions seen, Parts& out) const;
   bool reads_compressed_keys() const { return options_.branches[0] || options_.branches[1]; }
   nn::MixerCost cost(double tokens, double compressed_pairs, double selected_pairs,
                      double window_pairs, double blocks) const;
