@@ -52,9 +52,12 @@ struct Settings {
     options.add("batch-size", &bench.batch_size, "sequences", {1, 1 << 20});
     options.add("dtype", &dtype, "type of activations and products", {"f32", "bf16"});
     options.group("Measurement");
+    options.add("forward", &bench.forward,
+                "time passes over the whole sequence; off times decoding alone");
     options.add("backward", &bench.backward,
                 "time training passes; off times forward alone, unrecorded");
-    options.add("decode", &bench.decode, "time decoding steps behind seq-len cached tokens");
+    options.add("decode", &bench.decode,
+                "time decoding steps behind seq-len cached tokens, 16 at a time");
     options.add("repeats", &bench.repeats, "timed passes; their median counts", {1, 1 << 20});
     options.add("max-seconds", &bench.max_seconds,
                 "no further repeat of one measurement after this time", {0, 1e6});
@@ -116,28 +119,29 @@ Json row_of(const AttentionBenchPoint& point, const AttentionBenchResult& first,
   const auto ms = [](bool measured, double seconds) {
     return measured ? Json(1e3 * seconds) : Json(nullptr);
   };
+  const auto of_forward = [&](double value) { return bench.forward ? Json(value) : Json(nullptr); };
   return {
       {"attention", point.name},
       {"seq_len", point.seq_len},
-      {"fwd_ms", 1e3 * result.forward_s},
+      {"fwd_ms", ms(bench.forward, result.forward_s)},
       {"bwd_ms", ms(bench.backward, result.backward_s)},
       {"decode_ms", ms(bench.decode, result.decode_s)},
       {"flops_fwd", flops},
-      {"peak_bytes", result.peak_bytes},
+      {"peak_bytes", of_forward(result.peak_bytes)},
       {"cache_bytes_per_token", result.cache_bytes_per_token},
-      {"fwd_ms_min", 1e3 * result.best_forward_s},
+      {"fwd_ms_min", ms(bench.forward, result.best_forward_s)},
       {"bwd_ms_min", ms(bench.backward, result.best_backward_s)},
       {"decode_ms_min", ms(bench.decode, result.best_decode_s)},
       {"flops_core", result.forward.core_flops},
       {"flops_projections", result.forward.projection_flops},
       {"flops_decode", result.decode.total()},
-      {"kept_bytes", result.kept_bytes},
+      {"kept_bytes", of_forward(result.kept_bytes)},
       {"params", result.parameters},
-      {"fwd_gflops_per_s", flops / result.best_forward_s * 1e-9},
-      {"fwd_percent_of_matmul", 100 * flops / result.best_forward_s / product_rate},
-      {"fwd_ps_per_flop", 1e12 * result.best_forward_s / flops},
-      {"time_to_first", (result.best_forward_s + result.best_backward_s) /
-                            (first.best_forward_s + first.best_backward_s)},
+      {"fwd_gflops_per_s", of_forward(flops / result.best_forward_s * 1e-9)},
+      {"fwd_percent_of_matmul", of_forward(100 * flops / result.best_forward_s / product_rate)},
+      {"fwd_ps_per_flop", of_forward(1e12 * result.best_forward_s / flops)},
+      {"time_to_first", of_forward((result.best_forward_s + result.best_backward_s) /
+                                   (first.best_forward_s + first.best_backward_s))},
       {"decode_time_to_first",
        bench.decode ? Json(result.best_decode_s / first.best_decode_s) : Json(nullptr)},
       {"matmul_gflops_per_s", product_rate * 1e-9},
@@ -195,6 +199,13 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
   settings.add_to(options);
   if (!options.parse(arguments)) return kDone;
   const std::vector<int64_t> lengths = settings.lengths();
+  if (!settings.bench.forward) {
+    if (!settings.bench.decode)
+      throw UsageError("--no-forward and --no-decode leave nothing to time");
+    if (!settings.plot.empty())
+      throw UsageError("--plot draws passes, which --no-forward leaves out");
+    settings.bench.backward = false;
+  }
   settings.bench.device = resolve_device(settings.device);
   settings.bench.dtype = parse_dtype(settings.dtype);
   check_mechanisms(settings);

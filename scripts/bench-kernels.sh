@@ -7,7 +7,8 @@
 #
 #   --machine NAME   the name in the result (default: made from the CPU's)
 #   --suites LIST    of gemm, flash_attention, selected_attention, sparse_attention, fused_ops, elementwise, optim and
-#                    layers, which is `weft bench attention` for all mechanisms (default: all)
+#                    two of `weft bench attention`: layers, all mechanisms, and decode, steps of full attention, nsa and
+#                    asa behind 16k tokens for 1, 2, 4 and 8 sequences, in half a minute (default: all)
 #   --out FILE       where to write (default: see above)
 #   --build-dir DIR  where to build (default: build)
 #   --no-install     install nothing
@@ -20,7 +21,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # Threads that spin while they wait would slow each other down wherever a core is shared.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 command_line="scripts/bench-kernels.sh${*:+ $*}"
-all=gemm,flash_attention,selected_attention,sparse_attention,fused_ops,elementwise,optim,layers
+all=gemm,flash_attention,selected_attention,sparse_attention,fused_ops,elementwise,optim,layers,decode
 build=$root/build
 setup=()
 machine=
@@ -48,7 +49,7 @@ IFS=, read -ra suite_list <<<"$suites"
 targets=(weft)
 for suite in "${suite_list[@]}"; do
   [[ ,$all, == *",$suite,"* ]] || usage_error "there is no suite '$suite'; allowed are ${all//,/, }"
-  if [[ $suite != layers ]]; then targets+=("weft_${suite}_benchmark"); fi
+  if [[ $suite != layers && $suite != decode ]]; then targets+=("weft_${suite}_benchmark"); fi
 done
 
 "$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
@@ -62,6 +63,15 @@ run() {
   if [[ $1 == layers ]]; then
     "$build/apps/weft" bench attention --attention full,swa,mla,gla,nsa,asa --seq-len 1k,2k,4k,8k,16k --repeats 3 \
       --quiet --format json
+  elif [[ $1 == decode ]]; then
+    local batch separator='['
+    for batch in 1 2 4 8; do
+      printf '%s' "$separator"
+      "$build/apps/weft" bench attention --attention full,nsa,asa --seq-len 16k --batch-size "$batch" --no-forward \
+        --repeats 10 --quiet --format json | sed '1s/^\[//; $s/\]$//' || return 1
+      separator=','
+    done
+    printf ']\n'
   else
     "$build/benchmarks/weft_$1_benchmark"
   fi

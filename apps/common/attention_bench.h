@@ -27,7 +27,8 @@ struct AttentionBenchOptions {
   Device device = kCpu;
   int64_t repeats = 5;
   double max_seconds = 20;  ///< no repetition of a measurement starts after it took this long
-  bool backward = true;     ///< time training passes; otherwise forward alone, unrecorded
+  bool forward = true;      ///< time passes over the whole sequence
+  bool backward = true;     ///< of them, time training passes; otherwise forward alone, unrecorded
   bool decode = true;
 };
 
@@ -40,7 +41,8 @@ struct AttentionBenchResult {
   double parameters = 0;
   double forward_s = 0;
   double backward_s = 0;
-  double decode_s = 0;  ///< one token for each sequence, behind seq_len cached ones
+  double decode_s = 0;  ///< one token for each sequence, behind seq_len cached ones: of 16 steps
+                        ///< that follow one another the mean, as not every step has the same to do
   double best_forward_s =
       0;  ///< of the same repeats, what other work on the machine disturbs least
   double best_backward_s = 0;

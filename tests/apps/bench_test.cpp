@@ -81,6 +81,17 @@ TEST(BenchAttention, LeavesOutWhatIsSwitchedOff) {
   EXPECT_TRUE(rows.at(0).at("bwd_ms").is_null());
   EXPECT_TRUE(rows.at(0).at("decode_ms").is_null());
   EXPECT_EQ(rows.at(0).at("cache_bytes_per_token").get<double>(), 2 * 2 * 8 * 2);
+
+  const auto decoding =
+      parse_json(weft(small({"--attention", "full,asa", "--seq-len", "32", "--no-forward",
+                             "--batch-size", "2", "--format", "json"})));
+  for (const auto& row : decoding) {
+    for (const char* key :
+         {"fwd_ms", "bwd_ms", "peak_bytes", "kept_bytes", "fwd_gflops_per_s", "time_to_first"})
+      EXPECT_TRUE(row.at(key).is_null()) << key;
+    EXPECT_GT(row.at("decode_ms").get<double>(), 0);
+    EXPECT_GT(row.at("decode_time_to_first").get<double>(), 0);
+  }
 }
 
 TEST(BenchAttention, PrintsTextAndCsv) {
@@ -107,6 +118,8 @@ TEST(BenchAttention, RefusesBadInput) {
            {{"--seq-len", "0"}, "--seq-len: 0 is out of range"},
            {{"--seq-len", "4x"}, "--seq-len: '4x' is not a whole number"},
            {{"--seq-len", ""}, "--seq-len names no length"},
+           {{"--no-forward", "--no-decode"}, "--no-forward and --no-decode leave nothing to time"},
+           {{"--no-forward", "--plot", "x.svg"}, "--plot draws passes"},
            {{"--n-kv-heads", "3"}, "n_heads (4) must be a multiple of n_kv_heads (3)"},
            {{"--dtype", "f16"}, "allowed are f32, bf16"},
            {{"--batch-size", "0"}, "--batch-size: 0"},
