@@ -97,9 +97,9 @@ loss_table='
   /^  "rows"/ {
     print "| | held-out loss | to full |" seeds_head() " parameters | tokens | minutes |"
     print rule(6)
+    for (i = 1; i <= lines_kept; i++) if (field(line[i], "case") == "full") full = field(line[i], "loss")
     for (i = 1; i <= lines_kept; i++) {
       row = line[i]
-      if (field(row, "case") == "full") full = field(row, "loss")
       loss = sprintf("%.4f", field(row, "loss"))
       if (field(row, "seeds") > 1) loss = loss " ± " sprintf("%.4f", field(row, "spread"))
       printf "| %s | %s | %s |%s %s | %.2f M | %.1f |\n", field(row, "case"), loss,
@@ -145,7 +145,10 @@ samples='
   part == "rows" && /"sample"/ && /"seed": 1,/ {
     prompt = field($0, "prompt")
     if (!lines++) print "\nWhat they write after \"" (prompt ? prompt : "And the LORD said") "\", resumed once on the way:\n"
-    text = field($0, "sample"); gsub(/\\n/, " ", text); gsub(/[|<>`*_]/, "", text)
+    # Escaped backslashes and quotes would end the text too soon.
+    row = $0; gsub(/\\\\/, "", row); gsub(/\\"/, "\001", row)
+    text = field(row, "sample"); gsub(/\\n/, " ", text); gsub(/[|<>`*_]/, "", text); gsub(/  +/, " ", text); gsub(/\001/, "\"", text)
+    sub(/ +$/, "", text)
     printf "- **%s**: %s\n", field($0, "case"), text
   }
 '
