@@ -7,6 +7,7 @@
 // many blocks there are depends on the kind of device.
 #include <algorithm>
 
+#include "cuda/async_copy.cuh"
 #include "ops/rows_cuda.cuh"
 
 namespace weft::cuda {
@@ -93,44 +94,53 @@ struct NormBackward {
   int64_t rows, rows_per_block, length;
 };
 
+/// What a row was normalised with.
+template <class A>
+struct NormStatistics {
+  A mean = 0;  // where centred
+  A scale = 0;
+
+  template <bool kCentred, class T>
+  static __device__ __forceinline__ NormStatistics of(const NormBackward<T>& p, int64_t row) {
+    return {kCentred ? p.mean[row] : A(0), p.scale[row]};
+  }
+};
+
 /// dx of one row: with h = (x - mean) * scale and u = dy * gain, scale * (u - h * mean(u * h)),
-/// less the mean of u where centred. Calls column(i, k, d, h) for every element.
-template <class T, bool kCentred, class Shape, class Column>
+/// less the mean of u where centred. `reader` walks dy and x; added(i, pack) is what is added to
+/// dx. Calls column(pack, k, d, h) for every element.
+template <class T, bool kCentred, class Shape, class Reader, class Added, class Column>
 __device__ __forceinline__ void norm_backward_row(const NormBackward<T>& p, int64_t row,
+                                                  NormStatistics<accumulator_t<T>> statistics,
+                                                  const Reader& reader, Added&& added,
                                                   Column&& column) {
   using A = accumulator_t<T>;
   constexpr int kWidth = Shape::kWidth;
   const auto count = static_cast<A>(p.length);
-  const A mean = kCentred ? p.mean[row] : A(0);
-  const A scale = p.scale[row];
-  const RowReader<T, Shape, 2> reader({p.dy + row * p.dy_stride, p.x + row * p.x_stride}, p.length);
-  const T* const added = p.added == nullptr ? nullptr : p.added + row * p.added_stride;
-  // Kept in registers as well where there are enough, so that nothing is waited for after the sums.
-  constexpr bool kKeep = Shape::kPacks > 0 && Shape::kPacks * Shape::kThreads <= 512;
-  Pack<T, kWidth> kept[kKeep ? Shape::kPacks : 1];
-  if constexpr (kKeep) {
-    if (added != nullptr) {
-#pragma unroll
-      for (int pack = 0; pack < Shape::kPacks; ++pack) {
-        const int64_t i = (int64_t{pack} * Shape::kThreads + Shape::thread()) * kWidth;
-        if (i < p.length) kept[pack] = load_pack<kWidth>(added + i);
-      }
-    }
-  }
-  A offset = 0;
-  A slope = 0;
+  const A mean = statistics.mean;
+  const A scale = statistics.scale;
+  struct Sums {
+    A offset, slope;
+  } sums{0, 0};
   reader.for_each([&](int64_t i, const A(&values)[2][kWidth]) {
     A gain[kWidth];
     load_values<kWidth>(p.gain + i, gain);
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
       const A u = values[0][k] * gain[k];
-      offset += u;
-      slope += u * (values[1][k] - mean);
+      sums.offset += u;
+      sums.slope += u * (values[1][k] - mean);
     }
   });
-  offset = kCentred ? sum_over<Shape::kThreads>(offset) / count : A(0);
-  slope = sum_over<Shape::kThreads>(slope) * scale * scale / count;
+  if constexpr (kCentred) {
+    sums = combine_over<Shape::kThreads>(sums, [](const Sums& a, const Sums& b) {
+      return Sums{a.offset + b.offset, a.slope + b.slope};
+    });
+  } else {
+    sums.slope = sum_over<Shape::kThreads>(sums.slope);
+  }
+  const A offset = kCentred ? sums.offset / count : A(0);
+  const A slope = sums.slope * scale * scale / count;
   T* const dx = p.dx + row * p.length;
   reader.for_each([&](int64_t i, const A(&values)[2][kWidth], int pack) {
     A gain[kWidth];
@@ -141,9 +151,8 @@ __device__ __forceinline__ void norm_backward_row(const NormBackward<T>& p, int6
       const A centred = values[1][k] - mean;
       results[k] = (values[0][k] * gain[k] - offset - centred * slope) * scale;
     }
-    if (added != nullptr) {
-      const auto& others = kept[kKeep ? pack : 0];
-      if constexpr (!kKeep) kept[0] = load_pack<kWidth>(added + i);
+    if (p.added != nullptr) {
+      const Pack<T, kWidth> others = added(i, pack);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) results[k] += widen(others.values[k]);
     }
@@ -162,8 +171,88 @@ __global__ void __launch_bounds__(Shape::kBlockThreads)
   const int64_t row = Shape::row();
   if (row >= p.rows) return;
   using A = accumulator_t<T>;
-  norm_backward_row<T, kCentred, Shape>(p, row, [](int, int, A, A) {});
+  const RowReader<T, Shape, 2> reader({p.dy + row * p.dy_stride, p.x + row * p.x_stride}, p.length);
+  norm_backward_row<T, kCentred, Shape>(
+      p, row, NormStatistics<A>::template of<kCentred>(p, row), reader,
+      [&](int64_t i, int) { return load_pack<Shape::kWidth>(p.added + row * p.added_stride + i); },
+      [](int, int, A, A) {});
 }
+
+/// Two rows of dy, x and what is added to dx in shared memory: one that is walked while the next is
+/// on its way. Every thread reads what it has copied itself, so that nobody waits for others.
+template <class T, class Shape>
+class NormRows {
+ public:
+  using A = accumulator_t<T>;
+  static constexpr int kWidth = Shape::kWidth;
+  static_assert(sizeof(T) * kWidth == 16);
+
+  /// Bytes of shared memory of a block.
+  static size_t bytes(const NormBackward<T>& p) {
+    return static_cast<size_t>(2 * Shape::kRowsPerBlock * inputs(p) * p.length) * sizeof(T);
+  }
+
+  __device__ NormRows(const NormBackward<T>& p, unsigned char* memory)
+      : p_(p),
+        length_(static_cast<int>(p.length)),
+        current_(reinterpret_cast<T*>(memory) +
+                 static_cast<int>(threadIdx.x) / Shape::kThreads * 2 * inputs(p) * length_),
+        next_(current_ + inputs(p) * length_) {}
+
+  /// Starts to copy a row, the next one.
+  __device__ __forceinline__ void fetch(int64_t row) {
+    for_each_place([&](int i, int) {
+      copy_pack_async(next_ + i, p_.dy + row * p_.dy_stride + i);
+      copy_pack_async(next_ + length_ + i, p_.x + row * p_.x_stride + i);
+      if (p_.added != nullptr) {
+        copy_pack_async(next_ + 2 * length_ + i, p_.added + row * p_.added_stride + i);
+      }
+    });
+  }
+
+  /// Makes the next row the current one, before the row after it is fetched.
+  __device__ __forceinline__ void advance() {
+    T* const free = current_;
+    current_ = next_;
+    next_ = free;
+  }
+
+  /// As RowReader's, over dy and x.
+  template <class Body>
+  __device__ __forceinline__ void for_each(Body&& body) const {
+    for_each_place([&](int i, int pack) {
+      A values[2][kWidth];
+      widen_pack(load_pack<kWidth>(current_ + i), values[0]);
+      widen_pack(load_pack<kWidth>(current_ + length_ + i), values[1]);
+      if constexpr (std::is_invocable_v<Body&, int64_t, A(&)[2][kWidth], int>) {
+        body(int64_t{i}, values, pack);
+      } else {
+        body(int64_t{i}, values);
+      }
+    });
+  }
+  __device__ __forceinline__ Pack<T, kWidth> added(int64_t i) const {
+    return load_pack<kWidth>(current_ + 2 * length_ + i);
+  }
+
+ private:
+  static __host__ __device__ int inputs(const NormBackward<T>& p) {
+    return p.added == nullptr ? 2 : 3;
+  }
+  template <class Body>
+  __device__ __forceinline__ void for_each_place(Body&& body) const {
+#pragma unroll
+    for (int pack = 0; pack < Shape::kPacks; ++pack) {
+      const int i = (pack * Shape::kThreads + Shape::thread()) * kWidth;
+      if (i < length_) body(i, pack);
+    }
+  }
+
+  const NormBackward<T>& p_;
+  int length_;
+  T* current_;
+  T* next_;
+};
 
 /// dx, and the sums of the columns of rows_per_block rows.
 template <class T, bool kCentred, class Shape>
@@ -178,11 +267,28 @@ __global__ void __launch_bounds__(Shape::kBlockThreads)
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * p.rows_per_block;
   const int64_t end = begin + p.rows_per_block < p.rows ? begin + p.rows_per_block : p.rows;
   const int group = static_cast<int>(threadIdx.x) / Shape::kThreads;
+  extern __shared__ __align__(16) unsigned char norm_rows[];
+  NormRows<T, Shape> rows(p, norm_rows);
+  NormStatistics<A> next;
+  const auto fetch = [&](int64_t row) {
+    if (row < end) {
+      rows.fetch(row);
+      next = NormStatistics<A>::template of<kCentred>(p, row);
+    }
+    end_copy_group();
+  };
+  fetch(begin + group);
   for (int64_t row = begin + group; row < end; row += kGroups) {
-    norm_backward_row<T, kCentred, Shape>(p, row, [&](int pack, int k, A d, A h) {
-      gain_sums[pack][k] += d * h;
-      if (kCentred) bias_sums[pack][k] += d;
-    });
+    const NormStatistics<A> statistics = next;
+    rows.advance();
+    fetch(row + kGroups);
+    wait_for_copy_groups<1>();
+    norm_backward_row<T, kCentred, Shape>(
+        p, row, statistics, rows, [&](int64_t i, int) { return rows.added(i); },
+        [&](int pack, int k, A d, A h) {
+          gain_sums[pack][k] += d * h;
+          if (kCentred) bias_sums[pack][k] += d;
+        });
   }
   A* const to = p.partials + static_cast<int64_t>(blockIdx.x) * (kCentred ? 2 : 1) * p.length;
   const auto write = [&](A(&sums)[kPacks][kWidth], A* out) {
@@ -284,13 +390,18 @@ __global__ void __launch_bounds__(kNormColumns* kNormLanes)
   if (threadIdx.y == 0 && column < length) total[column] = sum;
 }
 
-/// Blocks of a kernel that the device runs at a time.
+/// Blocks of a kernel with so much dynamic shared memory that the device runs at a time.
 template <class Kernel>
-int64_t resident_blocks(Kernel* kernel, int threads, Stream stream) {
+int64_t resident_blocks(Kernel* kernel, int threads, size_t shared_bytes, Stream stream) {
   const DeviceGuard guard(stream.device().index);
+  const auto* const address = reinterpret_cast<const void*>(kernel);
+  if (shared_bytes > detail::kPlainSharedBytes) {
+    WEFT_CUDA_CHECK(cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(shared_bytes)));
+  }
   int per_multiprocessor = 0;
-  WEFT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-      &per_multiprocessor, reinterpret_cast<const void*>(kernel), threads, 0));
+  WEFT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, address,
+                                                                threads, shared_bytes));
   return int64_t{std::max(1, per_multiprocessor)} *
          device_context(stream.device()).multiprocessors();
 }
@@ -315,9 +426,10 @@ void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, 
   const auto both = [&]<class Shape>() {
     // All blocks run at once: of a few more than fit, the rest would run almost alone.
     const auto kernel = &norm_backward_both<T, kCentred, Shape>;
+    const size_t shared = NormRows<T, Shape>::bytes(p);
     const unsigned blocks =
-        split(resident_blocks(kernel, Shape::kBlockThreads, stream), Shape::kRowsPerBlock);
-    launch(op, stream, {blocks, Shape::kBlockThreads}, kernel, p);
+        split(resident_blocks(kernel, Shape::kBlockThreads, shared, stream), Shape::kRowsPerBlock);
+    launch(op, stream, {blocks, Shape::kBlockThreads, shared}, kernel, p);
   };
   constexpr int kWidth = kPackWidth<T>;
   bool done = false;
