@@ -1,11 +1,11 @@
 // Along the last axis a warp or a block scans a line, each thread with neighbouring elements of its
-// own; few long lines are cut into pieces, whose sums are taken first. Along another axis a thread
-// takes a column, and neighbours read neighbours. Sums are kept in f64 (or wrapping integers), as
+// own; along another axis a thread takes neighbouring columns. Few long lines or columns are cut
+// into pieces, whose sums are taken first. Sums are kept in f64 (or wrapping integers), as
 // on the CPU, and added in an order that shapes alone decide.
 #include <algorithm>
 
+#include "ops/columns_cuda.cuh"
 #include "ops/cumsum_kernels.h"
-#include "ops/rows_cuda.cuh"
 
 namespace weft {
 namespace {
@@ -243,37 +243,102 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// Columns of which a thread takes kWidth; see ColumnPieces.
 template <class T, class Out>
-__global__ void __launch_bounds__(kThreads)
-    cumsum_columns(const T* __restrict__ x, Out* __restrict__ y, int64_t outer, int64_t length,
-                   int64_t inner, bool exclusive, bool reverse) {
-  using Total = total_t<Out>;
-  constexpr int kAhead = 8;
-  const int64_t column = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (column >= outer * inner) return;
-  const int64_t step = reverse ? -inner : inner;
-  const int64_t first =
-      column / inner * length * inner + column % inner + (reverse ? (length - 1) * inner : 0);
-  Total total = 0;
-  for (int64_t row = 0; row < length; row += kAhead) {
-    Total values[kAhead];
+struct Columns {
+  const T* x;
+  Out* y;
+  ColumnPieces pieces;
+  bool exclusive, reverse;
+
+  /// Calls body(offset, values) for the rows of this thread's piece in the order of summing.
+  template <int kWidth, class Body>
+  __device__ __forceinline__ void for_each_row(int64_t column, Body&& body) const {
+    constexpr int kRows = 8;
+    const int64_t step = reverse ? -pieces.inner : pieces.inner;
+    const int64_t first = pieces.place(column) + (reverse ? (pieces.length - 1) * pieces.inner : 0);
+    const int64_t end = pieces.end();
+    for (int64_t row = pieces.begin(); row < end; row += kRows) {
+      Pack<T, kWidth> packs[kRows];
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (row + k < length) {
-        values[k] =
-            static_cast<Total>(static_cast<computed_t<Out>>(widen(x[first + (row + k) * step])));
+      for (int r = 0; r < kRows; ++r) {
+        if (row + r < end) packs[r] = load_pack<kWidth>(x + first + (row + r) * step);
       }
-    }
 #pragma unroll
-    for (int k = 0; k < kAhead; ++k) {
-      if (row + k < length) {
-        const Total before = total;
-        total += values[k];
-        y[first + (row + k) * step] =
-            narrow<Out>(static_cast<computed_t<Out>>(exclusive ? before : total));
+      for (int r = 0; r < kRows; ++r) {
+        if (row + r >= end) break;
+        total_t<Out> values[kWidth];
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          values[k] =
+              static_cast<total_t<Out>>(static_cast<computed_t<Out>>(widen(packs[r].values[k])));
+        }
+        body(first + (row + r) * step, values);
       }
     }
   }
+};
+
+/// Sums of the pieces: [pieces, columns].
+template <class T, class Out, int kWidth>
+__global__ void __launch_bounds__(kColumnThreads)
+    column_sums(const Columns<T, Out> columns, total_t<Out>* __restrict__ sums) {
+  const int64_t pack = columns.pieces.pack();
+  if (pack >= columns.pieces.packs) return;
+  total_t<Out> total[kWidth] = {};
+  columns.template for_each_row<kWidth>(pack * kWidth,
+                                        [&](int64_t, const total_t<Out>(&values)[kWidth]) {
+#pragma unroll
+                                          for (int k = 0; k < kWidth; ++k) total[k] += values[k];
+                                        });
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
+    sums[(blockIdx.y * columns.pieces.packs + pack) * kWidth + k] = total[k];
+  }
+}
+
+/// `before` [pieces, columns] is null where there is one piece.
+template <class T, class Out, int kWidth>
+__global__ void __launch_bounds__(kColumnThreads)
+    cumsum_columns(const Columns<T, Out> columns, const total_t<Out>* __restrict__ before) {
+  const int64_t pack = columns.pieces.pack();
+  if (pack >= columns.pieces.packs) return;
+  total_t<Out> total[kWidth] = {};
+  if (before != nullptr) {
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      total[k] = before[(blockIdx.y * columns.pieces.packs + pack) * kWidth + k];
+    }
+  }
+  columns.template for_each_row<kWidth>(
+      pack * kWidth, [&](int64_t offset, const total_t<Out>(&values)[kWidth]) {
+        Pack<Out, kWidth> results;
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          const total_t<Out> earlier = total[k];
+          total[k] += values[k];
+          results.values[k] =
+              narrow<Out>(static_cast<computed_t<Out>>(columns.exclusive ? earlier : total[k]));
+        }
+        store_pack(columns.y + offset, results);
+      });
+}
+
+template <class T, class Out, int kWidth>
+void run_columns(const Columns<T, Out>& columns, Stream stream) {
+  const ColumnPieces& pieces = columns.pieces;
+  Tensor memory;
+  total_t<Out>* sums = nullptr;
+  if (pieces.pieces > 1) {
+    const int64_t count = pieces.columns(kWidth);
+    memory = empty({pieces.pieces * count}, std::is_integral_v<Out> ? DType::i64 : DType::f64,
+                   stream.device());
+    sums = static_cast<total_t<Out>*>(memory.raw_data());
+    launch("cumsum", stream, pieces.shape(), column_sums<T, Out, kWidth>, columns, sums);
+    launch("cumsum", stream, {blocks_for(count, 32), kColumnThreads},
+           sum_pieces_before<total_t<Out>>, sums, pieces.pieces, count);
+  }
+  launch("cumsum", stream, pieces.shape(), cumsum_columns<T, Out, kWidth>, columns, sums);
 }
 
 }  // namespace
@@ -295,11 +360,18 @@ void cumsum_cuda(const Tensor& x, Tensor& y, bool exclusive, bool reverse, Strea
     if (inner == 1) {
       launch("cumsum", stream, {static_cast<unsigned>(outer), kThreads}, cumsum_lines<T, Out>,
              x.data<T>(), y.data<Out>(), length, exclusive, reverse);
-    } else {
-      launch("cumsum", stream, {blocks_for(outer * inner, kThreads), kThreads},
-             cumsum_columns<T, Out>, x.data<T>(), y.data<Out>(), outer, length, inner, exclusive,
-             reverse);
+      return;
     }
+    const auto columns = [&]<int kWidth>() {
+      run_columns<T, Out, kWidth>(
+          {x.data<T>(), y.data<Out>(), {outer, length, inner, kWidth}, exclusive, reverse}, stream);
+    };
+    if constexpr (std::is_same_v<T, Out>) {
+      if (columns_are_aligned<T>(inner, x.data<T>(), y.data<Out>())) {
+        return columns.template operator()<kPackWidth<T>>();
+      }
+    }
+    columns.template operator()<1>();
   });
 }
 

@@ -205,7 +205,10 @@ TEST_F(CudaTables, SumsUpAlongAnyAxis) {
                                                  {7, 1024},
                                                  {2, 70000},
                                                  {1, 131080},
-                                                 {2, 70001}}) {
+                                                 {2, 70001},
+                                                 {300, 264},
+                                                 {3, 1000, 17},
+                                                 {2, 64, 65536}}) {
       const Tensor x = random_of_type(shape, dtype, 1);
       for (int axis = 0; axis < x.rank(); ++axis) {
         for (const bool exclusive : {false, true}) {
