@@ -52,6 +52,18 @@ TEST_F(CudaSoftmax, EqualsTheCpuAlongEveryAxisInEveryLayout) {
   }
 }
 
+TEST_F(CudaSoftmax, EqualsTheCpuAlongColumnsInPieces) {
+  for (const DType dtype : kFloating) {
+    for (const Shape& shape :
+         std::vector<Shape>{{1000, 264}, {3, 700, 17}, {65, 8}, {2, 64, 65536}, {33, 1}}) {
+      const Tensor x = random_tensor(shape, dtype, 7, -9, 9);
+      const int axis = x.rank() - 2;
+      expect_forward(x, axis);
+      expect_backward(random_tensor(shape, dtype, 8), x, axis);
+    }
+  }
+}
+
 TEST_F(CudaSoftmax, KeepsInfinityAndNan) {
   const double inf = std::numeric_limits<double>::infinity();
   const double nan = std::numeric_limits<double>::quiet_NaN();
@@ -61,6 +73,11 @@ TEST_F(CudaSoftmax, KeepsInfinityAndNan) {
       x.select(0, 0).fill_(-inf);
       x.select(0, 1).select(0, length - 1).fill_(nan);
       x.select(0, 2).slice(0, 0, length / 2).fill_(-inf);
+      if (length <= 2048) {  // along columns in pieces
+        const Tensor columns = x.transpose(0, 1).clone();
+        expect_forward(columns, 0);
+        expect_backward(random_tensor(columns.shape(), dtype, 7), columns, 0);
+      }
       for (const int axis : {0, 1}) {
         expect_forward(x, axis);
         const Tensor dy = random_tensor(x.shape(), dtype, 6);
