@@ -144,7 +144,7 @@ Json row_of(const AttentionBenchPoint& point, const AttentionBenchResult& first,
                                    (first.best_forward_s + first.best_backward_s))},
       {"decode_time_to_first",
        bench.decode ? Json(result.best_decode_s / first.best_decode_s) : Json(nullptr)},
-      {"matmul_gflops_per_s", product_rate * 1e-9},
+      {"matmul_gflops_per_s", of_forward(product_rate * 1e-9)},
       {"batch_size", bench.batch_size},
       {"dtype", settings.dtype},
       {"d_model", bench.shape.d_model},
@@ -178,6 +178,14 @@ std::string text_of(const Json& rows, const Settings& settings) {
                      number("decode_time_to_first", "{:.2f}x")});
   }
   const Json& row = rows.front();
+  if (!settings.bench.forward) {
+    return to_table(lines) +
+           fmt::format(
+               "One layer of width {} with {} query and {} key heads, {} sequence(s), {}, {}.\n",
+               row.at("d_model").dump(), row.at("n_heads").dump(), row.at("n_kv_heads").dump(),
+               row.at("batch_size").dump(), settings.dtype,
+               describe_machine(settings.bench.device));
+  }
   return to_table(lines) +
          fmt::format(
              "One layer of width {} with {} query and {} key heads, {} sequence(s), {}, {}; "
@@ -219,8 +227,9 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
     for (const std::string& name : settings.mechanisms) {
       console.status(fmt::format("{} at {}", name, length));
       // What else runs on the machine can only slow it down: the best of all counts.
-      product_rate =
-          std::max(product_rate, measure_product_rate(settings.bench.dtype, settings.bench.device));
+      if (settings.bench.forward)
+        product_rate = std::max(product_rate,
+                                measure_product_rate(settings.bench.dtype, settings.bench.device));
       points.push_back({name, length, bench_attention(name, length, settings.bench)});
       if (const std::string& refusal = points.back().result.graph_refusal; !refusal.empty())
         console.warn(fmt::format("{} at {}: timed without CUDA graphs: {}", name, length, refusal));

@@ -24,8 +24,8 @@ constexpr int64_t kMostTileKeys = 64;
 /// Keys of a chunk: enough of few to share among threads, and of many not more than merging is
 /// worth.
 int64_t chunk_keys(int64_t keys) {
-  constexpr int64_t kFewKeys = 4096;
-  return keys <= kFewKeys ? 128 : 512;
+  constexpr int64_t kFewKeys = 512, kManyKeys = 4096;
+  return keys <= kFewKeys ? 128 : keys <= kManyKeys ? 256 : 512;
 }
 
 int64_t ceil_div(int64_t a, int64_t b) {

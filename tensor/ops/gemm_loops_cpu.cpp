@@ -275,7 +275,7 @@ void multiply(const GemmCall& call) {
 
 bool has_few_columns(const GemmCall& call) {
   constexpr int64_t kFewColumns = 8, kMostLeaps = 128;
-  if (call.n > kFewColumns || call.m < 4 * call.n) return false;
+  if (call.n > kFewColumns || call.m < call.n) return false;
   // Columns are read piece by piece, from row to row of memory: well for few of them.
   return call.a.column_stride == 1 || (call.a.row_stride == 1 && call.k <= kMostLeaps);
 }

@@ -86,8 +86,8 @@ TEST(BenchAttention, LeavesOutWhatIsSwitchedOff) {
       parse_json(weft(small({"--attention", "full,asa", "--seq-len", "32", "--no-forward",
                              "--batch-size", "2", "--format", "json"})));
   for (const auto& row : decoding) {
-    for (const char* key :
-         {"fwd_ms", "bwd_ms", "peak_bytes", "kept_bytes", "fwd_gflops_per_s", "time_to_first"})
+    for (const char* key : {"fwd_ms", "bwd_ms", "peak_bytes", "kept_bytes", "fwd_gflops_per_s",
+                            "time_to_first", "matmul_gflops_per_s"})
       EXPECT_TRUE(row.at(key).is_null()) << key;
     EXPECT_GT(row.at("decode_ms").get<double>(), 0);
     EXPECT_GT(row.at("decode_time_to_first").get<double>(), 0);
@@ -102,6 +102,9 @@ TEST(BenchAttention, PrintsTextAndCsv) {
   const Outcome text = weft(small({"--seq-len", "16", "--no-decode"}));
   EXPECT_THAT(text.out, HasSubstr("\nfull           16"));
   EXPECT_THAT(text.out, HasSubstr("GFLOP/s"));
+  const Outcome decoding = weft(small({"--seq-len", "16", "--no-forward"}));
+  EXPECT_THAT(decoding.out, HasSubstr("\nfull           16"));
+  EXPECT_THAT(decoding.out, HasSubstr(" threads.\n"));
 }
 
 TEST(BenchAttention, RefusesBadInput) {

@@ -83,7 +83,7 @@ struct Sizes {
 constexpr Sizes kSizes[] = {{1, 1, 1},     {1, 7, 5},     {9, 1, 6},     {3, 17, 2},
                             {15, 63, 31},  {63, 15, 111}, {111, 64, 63}, {1, 300, 257},
                             {300, 1, 257}, {64, 96, 128}, {5, 200, 300}, {130, 3, 600},
-                            {8, 65, 40},   {7, 300, 96},  {9, 64, 40}};
+                            {8, 65, 40},   {7, 300, 96},  {9, 64, 40},   {8, 16, 512}};
 
 class MatmulOfType : public testing::TestWithParam<DType> {};
 INSTANTIATE_TEST_SUITE_P(Types, MatmulOfType, testing::ValuesIn(kDTypes),
@@ -194,7 +194,7 @@ TEST_P(MatmulOfType, OneMatrixForTheWholeBatch) {
 
 TEST_P(MatmulOfType, FewRowsAreSummedAsOneRowIs) {
   // A sequence decodes to the same bits alone and in a batch.
-  for (const auto& [n, k] : {std::pair{32, 1}, {33, 15}, {64, 48}, {100, 300}}) {
+  for (const auto& [n, k] : {std::pair{32, 1}, {8, 512}, {33, 15}, {64, 48}, {100, 300}}) {
     const Tensor weight = random_tensor({n, k}, GetParam(), 1);  // its rows are read as they lie
     const Tensor x = random_tensor({8, k}, GetParam(), 2);
     std::vector<double> rows;
