@@ -243,7 +243,9 @@ void multiply_few_columns(const GemmCall& call) {
   // Rows that stay in the first-level cache for all columns.
   constexpr int64_t kBlock = 16 << 10;
   const int64_t step =
-      n <= 4 ? call.m : std::max<int64_t>(kBlock / k / static_cast<int64_t>(sizeof(T)) & ~3, 4);
+      n <= 4 ? call.m
+             : std::max<int64_t>(
+                   kBlock / std::max<int64_t>(k, 1) / static_cast<int64_t>(sizeof(T)) & ~3, 4);
   for (int64_t row = 0; row < call.m; row += step) {
     GemmCall part = call;
     part.m = std::min(step, call.m - row);
@@ -274,6 +276,7 @@ void multiply(const GemmCall& call) {
 }  // namespace
 
 bool has_few_columns(const GemmCall& call) {
+  if (call.k == 0) return false;
   constexpr int64_t kFewColumns = 8, kMostLeaps = 128;
   if (call.n > kFewColumns || call.m < call.n) return false;
   // Columns are read piece by piece, from row to row of memory: well for few of them.

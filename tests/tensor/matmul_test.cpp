@@ -208,6 +208,10 @@ TEST_P(MatmulOfType, FewRowsAreSummedAsOneRowIs) {
 }
 
 TEST_P(MatmulOfType, EmptyAndInnerSizeZero) {
+  for (const auto [m, n, k] : {Sizes{6, 40, 0}, Sizes{40, 6, 0}, Sizes{1, 9, 0}, Sizes{9, 1, 0}}) {
+    const Tensor sum = matmul(empty({m, k}, GetParam()), empty({k, n}, GetParam()));
+    EXPECT_EQ(sum.to_vector<double>(), std::vector<double>(static_cast<size_t>(m * n)));
+  }
   const DType dtype = GetParam();
   EXPECT_EQ(matmul(empty({0, 3}, dtype), empty({3, 4}, dtype)).shape(), (Shape{0, 4}));
   EXPECT_EQ(matmul(empty({5, 0, 3}, dtype), empty({3, 0}, dtype)).shape(), (Shape{5, 0, 0}));
