@@ -206,8 +206,10 @@ TEST_P(MixerContract, MixedPrecisionGivesGradientsOfTheMasters) {
   const Variable input(x.to(DType::bf16), true);
   const Variable y = mixer->forward(input, {});
   EXPECT_EQ(y.dtype(), DType::bf16);
-  // The weights of this test make scores large, and their rounding with them.
-  EXPECT_LE(testing::relative_rms(y.data(), exact), 0.02);
+  // A rounding to bf16 is off by 2^-8 / sqrt(3) / 1.5 = 0.0015 in the root mean square. Weights,
+  // queries, keys, values, outputs and the result are rounded one after another, 0.004 together,
+  // and the weights of this test make scores large and what rounds queries and keys count twice.
+  EXPECT_LE(testing::relative_rms(y.data(), exact), 0.01);
   y.backward(ones(y.shape(), DType::bf16));
   EXPECT_EQ(input.grad().dtype(), DType::bf16);
   for (const auto& [name, parameter] : mixer->named_parameters()) {
