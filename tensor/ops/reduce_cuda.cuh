@@ -21,7 +21,8 @@ namespace weft::cuda {
 inline constexpr int kReduceThreads = 256;
 /// Blocks on a multiprocessor that registers must allow, for bytes enough on their way.
 inline constexpr int kReduceBlocks = 4;
-/// Threads of a short row.
+/// Threads of very short rows and of short ones: few enough to have several loads each.
+inline constexpr int kPairThreads = 2;
 inline constexpr int kFewThreads = 8;
 /// Elements of a column that a thread takes together.
 inline constexpr int kColumnBatch = 4;
@@ -324,6 +325,9 @@ void run_reduction(const ReduceParams& params, const Reducer& reducer, const Ten
   }
   if (columns || walk.count < 16) return run.template operator()<1, 1>();
   if constexpr (kIsFloating) {
+    if (packs && walk.count <= 4 * kPairThreads * kWidth) {
+      return run.template operator()<kPairThreads, kWidth>();
+    }
     if (packs && walk.count <= 4 * kFewThreads * kWidth) {
       return run.template operator()<kFewThreads, kWidth>();
     }

@@ -66,6 +66,9 @@ TEST_F(CudaReduce, EqualsTheCpuForLongAndShortAxes) {
                                                  {300, 2048},
                                                  {2048, 300},
                                                  {200000, 1},
+                                                 {4101, 16},  // short rows
+                                                 {999, 64},
+                                                 {997, 72},
                                                  {4100, 256},  // a warp a row, several rows
                                                  {4099, 264},  // longer than short rows
                                                  {5000, 2056},
