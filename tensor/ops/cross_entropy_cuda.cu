@@ -2,6 +2,7 @@
 // second reading. In cross_entropy_both rows of half types wait for it in shared memory; others are
 // read again, right after the first time, when they mostly hit the L2 cache. No kernel reads or
 // writes outside its row and what pads it, whatever the target.
+#include "cuda/shared_memory.cuh"
 #include "ops/cross_entropy_kernels.h"
 #include "ops/staged_row_cuda.cuh"
 
@@ -216,10 +217,12 @@ void cross_entropy_both_cuda(CrossEntropyRows& params, const Tensor& dloss, Tens
     const Rows<T> rows(params);
     const auto run = [&]<class Shape, class Row>() {
       const int64_t shared = Shape::kRowsPerBlock * Row::bytes(rows.classes);
+      const auto kernel = &both<T, Shape, Row>;
+      allow_shared_bytes(kernel, static_cast<size_t>(shared), stream);
       launch(kOp, stream,
-             {Shape::blocks(rows.count), Shape::kBlockThreads, static_cast<size_t>(shared)},
-             both<T, Shape, Row>, rows, params.logits.data<T>(),
-             dloss.defined() ? dloss.data<A>() : nullptr, losses.data<A>(), kOp);
+             {Shape::blocks(rows.count), Shape::kBlockThreads, static_cast<size_t>(shared)}, kernel,
+             rows, params.logits.data<T>(), dloss.defined() ? dloss.data<A>() : nullptr,
+             losses.data<A>(), kOp);
     };
     if constexpr (sizeof(T) == 2) {
       constexpr int kWidth = kPackWidth<T>;

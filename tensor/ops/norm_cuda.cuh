@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "cuda/async_copy.cuh"
+#include "cuda/shared_memory.cuh"
 #include "ops/rows_cuda.cuh"
 
 namespace weft::cuda {
@@ -395,10 +396,6 @@ template <class Kernel>
 int64_t resident_blocks(Kernel* kernel, int threads, size_t shared_bytes, Stream stream) {
   const DeviceGuard guard(stream.device().index);
   const auto* const address = reinterpret_cast<const void*>(kernel);
-  if (shared_bytes > detail::kPlainSharedBytes) {
-    WEFT_CUDA_CHECK(cudaFuncSetAttribute(address, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         static_cast<int>(shared_bytes)));
-  }
   int per_multiprocessor = 0;
   WEFT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&per_multiprocessor, address,
                                                                 threads, shared_bytes));
@@ -427,6 +424,7 @@ void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, 
     // All blocks run at once: of a few more than fit, the rest would run almost alone.
     const auto kernel = &norm_backward_both<T, kCentred, Shape>;
     const size_t shared = NormRows<T, Shape>::bytes(p);
+    allow_shared_bytes(kernel, shared, stream);
     const unsigned blocks =
         split(resident_blocks(kernel, Shape::kBlockThreads, shared, stream), Shape::kRowsPerBlock);
     launch(op, stream, {blocks, Shape::kBlockThreads, shared}, kernel, p);

@@ -9,7 +9,8 @@
 #include <algorithm>
 #include <bit>
 
-#include "ops/rows_cuda.cuh"
+#include "cuda/shared_memory.cuh"
+#include "ops/staged_row_cuda.cuh"
 #include "ops/topk_kernels.h"
 
 namespace weft {
@@ -327,7 +328,15 @@ __device__ __noinline__ void collect_exactly(Candidates<T, Shape>& candidates, c
                      [&](A value, uint32_t place) { return goes_first(value, place, key, below); });
 }
 
+/// How few_of_rows walks its rows: from registers or, where Shape keeps none, from memory.
 template <class T, class Shape>
+struct Plain : RowReader<T, Shape, 1> {
+  __device__ Plain(const T* row, int64_t length, unsigned char*)
+      : RowReader<T, Shape, 1>({row}, length) {}
+  __device__ void wait() const {}
+};
+
+template <class T, class Shape, class Reader>
 __global__ void __launch_bounds__(Shape::kBlockThreads)
     few_of_rows(const T* __restrict__ x, int64_t stride, int64_t rows, int64_t length, int k,
                 T* __restrict__ values, int64_t* __restrict__ indices) {
@@ -339,7 +348,9 @@ __global__ void __launch_bounds__(Shape::kBlockThreads)
   if (row >= rows) return;
   auto& candidates = shared[threadIdx.x / Shape::kThreads];
   const T* const from = x + row * stride;
-  const RowReader<T, Shape, 1> reader({from}, length);
+  extern __shared__ __align__(16) unsigned char staged[];
+  const Reader reader(from, length, staged);
+  reader.wait();
   A largest = kMinusInfinity<A>;
   reader.for_each([&](int64_t, const A(&elements)[1][kWidth]) {
 #pragma unroll
@@ -373,18 +384,31 @@ bool take_few(const Tensor& x, Tensor& values, Tensor& indices, Stream stream) {
     constexpr int kWidth = kPackWidth<T>;
     const int64_t length = x.size(1);
     const int64_t k = values.size(1);
-    const auto run = [&]<class Shape>() {
-      launch("topk", stream, {Shape::blocks(x.size(0)), Shape::kBlockThreads},
-             few_of_rows<T, Shape>, x.data<T>(), x.strides()[0], x.size(0), length,
-             static_cast<int>(k), values.data<T>(), indices.data<int64_t>());
+    const auto run = [&]<class Shape, class Reader>(int64_t shared_bytes) {
+      const auto kernel = &few_of_rows<T, Shape, Reader>;
+      allow_shared_bytes(kernel, static_cast<size_t>(shared_bytes), stream);
+      launch("topk", stream,
+             {Shape::blocks(x.size(0)), Shape::kBlockThreads, static_cast<size_t>(shared_bytes)},
+             kernel, x.data<T>(), x.strides()[0], x.size(0), length, static_cast<int>(k),
+             values.data<T>(), indices.data<int64_t>());
       return true;
     };
     if (!rows_are_aligned(x) || length >= int64_t{1} << 31) return false;
-    if (k <= 32 && length <= 256 * kWidth)
-      return run.template operator()<RowShape<32, kWidth, 8>>();
+    if (k <= 32 && length <= 256 * kWidth) {
+      using Shape = RowShape<32, kWidth, 8>;
+      return run.template operator()<Shape, Plain<T, Shape>>(0);
+    }
     // Every thread must have an element for the bound to be near.
     if (k > 128 || length < 256 * kWidth) return false;
-    return run.template operator()<RowShape<256, kWidth, 0>>();
+    using Shape = RowShape<256, kWidth, 0>;
+    if constexpr (sizeof(T) == 2) {
+      using Reader = StagedRow<T, Shape>;
+      constexpr auto kCandidates = static_cast<int64_t>(sizeof(Candidates<T, Shape>));
+      if (staged_row_fits(length + kCandidates / 2, stream)) {
+        return run.template operator()<Shape, Reader>(Reader::bytes(length));
+      }
+    }
+    return run.template operator()<Shape, Plain<T, Shape>>(0);
   }
 }
 
