@@ -98,6 +98,7 @@ double cache_bytes(const nn::DecoderLM& model, int64_t batch, int64_t length) {
 struct DecodeTime {
   double seconds = 0;
   int64_t graph_nodes = 0;
+  bool one_kernel = false;
 };
 
 /// Steps whose tokens stay on the device. The host takes each token as generation does, while the
@@ -115,7 +116,7 @@ DecodeTime time_loop(nn::DecoderLM& model, nn::DecoderCache& cache,
   take(0, config.warmup);
   const auto start = Clock::now();
   take(config.warmup, config.warmup + config.new_tokens);
-  return {seconds_since(start), loop.nodes()};
+  return {seconds_since(start), loop.nodes(), loop.is_one_kernel()};
 }
 
 /// Steps one by one, by any mechanism.
@@ -183,6 +184,7 @@ int bench_decode(const std::vector<std::string>& arguments) {
       {"copy_bytes_per_s", copy_rate},
       {"bandwidth_share", share},
       {"graph_nodes", time.graph_nodes},
+      {"one_kernel", time.one_kernel},
       {"peak_bytes", peak_memory(device)},
       {"params", model->num_parameters()},
       {"device", to_string(device)},

@@ -174,69 +174,66 @@ void DecodeRecorder::plan() {
   // than a layer and what is handed around can be overwritten by turns.
   int64_t blocks = context.multiprocessors();
   params_.query_rows = 1;
-  int64_t longest = 0, widest = 0, row_bytes = 0, most_floats = 0;
+  int64_t longest = 0, widest = 0, attention_floats = 0;
   for (const DecodeProgramStep& step : steps_) {
     if (step.is_product) {
       const DecodeProductStep& product = step.product;
-      blocks = std::min<int64_t>(blocks, product.columns);
+      blocks = std::min<int64_t>(blocks, (product.columns + 1) / 2);
       longest = std::max<int64_t>(longest, product.length);
-      row_bytes = std::max(row_bytes, product.length * element * (product.up != nullptr ? 2 : 1));
       if (product.y == nullptr) widest = std::max<int64_t>(widest, product.columns);
     } else {
       const DecodeAttentionPart& part = step.attention;
       widest = std::max<int64_t>(widest, int64_t{part.heads} * part.dim);
-      most_floats = std::max(most_floats, decode_attention_floats(part.dim));
+      attention_floats = std::max(attention_floats, decode_attention_floats(part.dim));
       if (part.heads != part.kv_heads) params_.query_rows = kDecodeQueryRows;
     }
   }
-  const int rows = params_.batch == 1 ? 1 : kMostDecodeRows;
-  most_floats = std::max(most_floats, rows * round_up(longest, kDecodeChunk));
-
+  const int rows = decode_rows_of(params_.batch);
   DecodeProgramLayout& layout = params_.layout;
-  constexpr int64_t kMostSlots = 64, kBarrierBytes = 2 * 8 * kMostSlots;
-  constexpr int64_t kStaticBytes = 1024;
-  layout.steps = kBarrierBytes;
-  layout.stream = static_cast<int>(
-      round_up(layout.steps + static_cast<int64_t>(steps_.size() * sizeof(DecodeProgramStep)), 16));
-  const int64_t input = round_up(layout.stream + int64_t{4} * rows * params_.width, 16);
-  const int64_t ring = round_up(input + 4 * most_floats, 128);
+  constexpr int64_t kMostPieces = 64, kBarrierBytes = 2 * 8 * kMostPieces, kStaticBytes = 1024;
+  const auto step_count = static_cast<int64_t>(steps_.size());
+  const int64_t step_bytes = step_count * static_cast<int64_t>(sizeof(DecodeProgramStep));
+  const int64_t input_stride = decode_row_stride(longest * element);
+  int64_t next = kBarrierBytes;
+  const auto place = [&](int64_t bytes) {
+    const int64_t at = next;
+    next = round_up(next + bytes, 128);
+    require(next <= kMostInt);
+    return static_cast<int>(at);
+  };
+  layout.steps = place(step_bytes);
+  layout.shares = place(step_count * 2 * 4);
+  layout.stream = place(int64_t{4} * rows * params_.width);
+  layout.input = place(std::max(rows * input_stride, 4 * attention_floats));
+  layout.input_stride = static_cast<int>(input_stride / element);
+  layout.parts = place(4 * decode_parts_floats(rows));
+  layout.ring = place(0);
   const auto all = static_cast<int64_t>(context.properties().sharedMemPerBlockOptin) - kStaticBytes;
-  const int64_t slot_bytes = round_up(std::max<int64_t>(row_bytes, int64_t{16} << 10), 128);
-  const int64_t slots = std::min((all - ring) / slot_bytes, kMostSlots);
-  require(ring <= all && slots >= 3);
-  layout.input = static_cast<int>(input);
-  layout.ring = static_cast<int>(ring);
-  layout.slots = static_cast<int>(slots);
-  layout.slot_bytes = static_cast<int>(slot_bytes);
-  layout.total = static_cast<int>(ring + slots * slot_bytes);
+  const int64_t piece_bytes = kDecodeTileRows * decode_row_stride(kDecodeTileColumns * element);
+  const int64_t pieces = std::min((all - layout.ring) / piece_bytes, kMostPieces);
+  // Those that are multiplied together are there together.
+  require(layout.ring <= all && pieces >= std::max(kDecodeTiles, 2 * kDecodeGatedTiles));
+  layout.pieces = static_cast<int>(pieces);
+  layout.piece_bytes = static_cast<int>(piece_bytes);
+  layout.total = static_cast<int>(layout.ring + pieces * piece_bytes);
 
   int64_t partial_floats = 0;
   for (DecodeProgramStep& step : steps_) {
-    if (step.is_product) {
-      DecodeProductStep& product = step.product;
-      const bool is_gated = product.up != nullptr;
-      const int64_t most =
-          kDecodeProgramWarps * (is_gated ? kDecodeGatedRowsOfWarp : kDecodeRowsOfWarp);
-      const int64_t per_slot =
-          std::min(slot_bytes / (product.length * element * (is_gated ? 2 : 1)), most);
-      product.rows_per_slot = static_cast<int>(per_slot);
-      product.rows_per_pass = static_cast<int>(std::min(most / per_slot, slots * 3 / 4) * per_slot);
-    } else {
-      DecodeAttentionPart& part = step.attention;
-      constexpr int64_t kMostSplits = 64;
-      const int64_t tiles =
-          (part.heads / part.kv_heads + params_.query_rows - 1) / params_.query_rows;
-      const int64_t units = params_.batch * part.kv_heads * tiles;
-      part.splits = static_cast<int>(std::clamp<int64_t>(blocks / units, 1, kMostSplits));
-      part.keys_per_slot = static_cast<int>(slot_bytes / (2 * part.dim * element) / 32 * 32);
-      require(part.keys_per_slot >= 32);
-      partial_floats = std::max(partial_floats,
-                                int64_t{params_.batch} * part.heads * part.splits * (part.dim + 2));
-    }
+    if (step.is_product) continue;
+    DecodeAttentionPart& part = step.attention;
+    constexpr int64_t kMostSplits = 64;
+    const int64_t tiles =
+        (part.heads / part.kv_heads + params_.query_rows - 1) / params_.query_rows;
+    const int64_t units = params_.batch * part.kv_heads * tiles;
+    part.splits = static_cast<int>(std::clamp<int64_t>(blocks / units, 1, kMostSplits));
+    // Two for every group of lanes.
+    part.keys_per_piece = part.dim <= 64 ? 64 : 32;
+    partial_floats = std::max(partial_floats,
+                              int64_t{params_.batch} * part.heads * part.splits * (part.dim + 2));
   }
   blocks_ = blocks;
 
-  params_.exchange_stride = static_cast<int>(round_up(widest, 2));
+  params_.exchange_stride = static_cast<int>(round_up(widest, 4) / 2);
   const int64_t exchanged = int64_t{params_.batch} * params_.exchange_stride;
   exchange_ = zeros({3, exchanged}, DType::i64, device_);
   partials_ = zeros({std::max<int64_t>(partial_floats, 1)}, DType::i64, device_);

@@ -61,66 +61,71 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     const DecodeAttentionPart& step, int s) {
   constexpr int kWidth = 8;
   constexpr int kGroups = kProgramThreads / kLanes;  // keys that a block meets at a time
+  constexpr int kPieces = 2, kKeysOfPiece = 2;       // that a group has at a time
+  constexpr int kKeys = kPieces * kKeysOfPiece;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int dim = step.dim, half = dim / 2;
   const int group = thread / kLanes, element = thread % kLanes * kWidth;
   const bool has_elements = element < dim;
-  float* const turned = input;                   // [kQueries][dim]
-  float* const fresh = turned + kQueries * dim;  // [2][dim], the new key and value
-  float* const warp_sums = fresh + 2 * dim;      // [warps][kQueries][dim]
+  auto* const turned = reinterpret_cast<float*>(input);  // [kQueries][dim]
+  float* const fresh = turned + kQueries * dim;          // [2][dim], the new key and value
+  float* const warp_sums = fresh + 2 * dim;              // [warps][kQueries][dim]
   float* const warp_statistics = warp_sums + kDecodeProgramWarps * kQueries * dim;  // and [2]
 
   const CachedKeys keys(step, position);
-  const MarkedValue* const packed = output_of(s - 1);
   const uint32_t packed_mark = mark_of(s - 1);
   const int64_t angles = position < step.table_rows ? position : step.table_rows - 1;
   const float* const table = step.table == nullptr ? nullptr : step.table + angles * dim;
+  const int slot = static_cast<int>(position < step.slots ? position : position % step.slots);
   const int units = AttentionUnit::count(step, p.batch, kQueries);
   for (int u = static_cast<int>(blockIdx.x); u < units; u += static_cast<int>(gridDim.x)) {
     const AttentionUnit unit(step, u, kQueries);
     if (unit.part >= keys.parts) continue;
-    const MarkedValue* const projected = packed + unit.b * p.exchange_stride;
-    // Pair i of a head of the projection, turned by the position's angles and rounded as it is
-    // stored.
-    const auto turned_pair = [&](int head, int i) -> float2 {
-      const MarkedValue* const from = projected + head * dim + i;
-      const MarkedValue first = peek_marked(from), second = peek_marked(from + half);
-      float cosine = 1, sine = 0;
-      if (table != nullptr) cosine = table[i], sine = table[half + i];
-      const float a = await_marked(from, first, packed_mark);
-      const float b = await_marked(from + half, second, packed_mark);
-      if (table == nullptr) return {a, b};
-      return {rounded(a * cosine - b * sine), rounded(b * cosine + a * sine)};
-    };
+    const Marked* const projected = output_of(s - 1) + unit.b * p.exchange_stride;
     sync_computing();  // all have done with this memory
-    for (int i = thread; i < unit.heads * half; i += kProgramThreads) {
-      const int r = i / half, pair = i % half;
-      const float2 query = turned_pair(unit.first_head + r, pair);
-      turned[r * dim + pair] = query.x;
-      turned[r * dim + pair + half] = query.y;
+    // Two pairs of a head of the projection, elements i, i + 1 and those half a head behind, turned
+    // by the position's angles and rounded as they are stored.
+    const auto read_pairs = [&](int head, int i, bool turns, float2& low, float2& high) {
+      const Marked* const from = projected + (head * dim + i) / 2;
+      const Marked first = peek_marked(from), second = peek_marked(from + half / 2);
+      float2 cosine{1, 1}, sine{0, 0};
+      if (turns) {
+        cosine = *reinterpret_cast<const float2*>(table + i);
+        sine = *reinterpret_cast<const float2*>(table + half + i);
+      }
+      low = unpack_two<T>(await_marked(from, first, packed_mark));
+      high = unpack_two<T>(await_marked(from + half / 2, second, packed_mark));
+      if (!turns) return;
+      const float2 a = low, b = high;
+      low = {rounded(a.x * cosine.x - b.x * sine.x), rounded(a.y * cosine.y - b.y * sine.y)};
+      high = {rounded(b.x * cosine.x + a.x * sine.x), rounded(b.y * cosine.y + a.y * sine.y)};
+    };
+    const auto put = [&](float* to, int i, const float2& low, const float2& high) {
+      *reinterpret_cast<float2*>(to + i) = low;
+      *reinterpret_cast<float2*>(to + half + i) = high;
+    };
+    const int quarter = half / 2;
+    for (int item = thread; item < unit.heads * quarter; item += kProgramThreads) {
+      const int r = item / quarter, i = 2 * (item % quarter);
+      float2 low, high;
+      read_pairs(unit.first_head + r, i, table != nullptr, low, high);
+      put(turned + r * dim, i, low, high);
     }
     if (unit.part == 0) {
-      const int slot = static_cast<int>(position % step.slots);
       const int64_t head = static_cast<int64_t>(unit.b) * step.kv_heads + unit.kv_head;
-      const int64_t to = (head * step.slots + slot) * dim;
-      // By other threads than those that begin with the queries.
-      for (int i = thread ^ (kProgramThreads / 2); i < half; i += kProgramThreads) {
-        const float2 key = turned_pair(step.heads + unit.kv_head, i);
-        const MarkedValue* const from =
-            projected + (step.heads + step.kv_heads + unit.kv_head) * dim + i;
-        const float first = await_marked(from, peek_marked(from), packed_mark);
-        const float second = await_marked(from + half, peek_marked(from + half), packed_mark);
-        fresh[i] = key.x;
-        fresh[i + half] = key.y;
-        fresh[dim + i] = first;
-        fresh[dim + i + half] = second;
-        // Heads of queries that share the key write the same; read in later steps.
-        T* const key_row = static_cast<T*>(step.keys) + to;
-        T* const value_row = static_cast<T*>(step.values) + to;
-        key_row[i] = narrow<T>(key.x);
-        key_row[i + half] = narrow<T>(key.y);
-        value_row[i] = narrow<T>(first);
-        value_row[i + half] = narrow<T>(second);
+      const int64_t row = (head * step.slots + slot) * dim;
+      // By other threads than those that begin with the queries, keys and values at once.
+      for (int item = thread ^ (kProgramThreads / 2); item < 2 * quarter; item += kProgramThreads) {
+        const bool is_value = item >= quarter;
+        const int i = 2 * (is_value ? item - quarter : item);
+        float2 low, high;
+        read_pairs(step.heads + (is_value ? step.kv_heads : 0) + unit.kv_head, i,
+                   !is_value && table != nullptr, low, high);
+        put(fresh + (is_value ? dim : 0), i, low, high);
+        // Blocks whose query heads share the key write the same; it is read in later steps.
+        T* const to = static_cast<T*>(is_value ? step.values : step.keys) + row + i;
+        *reinterpret_cast<uint32_t*>(to) = pack_two<T>(low.x, low.y);
+        *reinterpret_cast<uint32_t*>(to + half) = pack_two<T>(high.x, high.y);
       }
     }
     sync_computing();
@@ -143,47 +148,52 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     };
 
     const int begin = unit.part * keys.length, end = min(begin + keys.length, keys.end);
-    for (int base = begin; base < end; base += step.keys_per_slot) {
-      const auto* const cached = reinterpret_cast<const T*>(ring.wait_for(0));
-      const T* const cached_values = cached + step.keys_per_slot * dim;
-      constexpr int kTogether = kQueries == 1 ? 2 : 1;  // keys of a group
-      const int here = min(step.keys_per_slot, end - base);
-      for (int first = 0; first < here; first += kTogether * kGroups) {
-        float weights[kTogether][kQueries];
-        bool seen[kTogether];
+    for (int base = begin; base < end; base += kPieces * step.keys_per_piece) {
+      const int pieces = end - base > step.keys_per_piece ? 2 : 1;
+      Pack<T, kWidth> key_packs[kKeys] = {}, value_packs[kKeys] = {};
+      bool seen[kKeys];
 #pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          const int at = first + k * kGroups + group;
-          seen[k] = at < here && base + at != keys.skipped;
-          float key[kWidth] = {};
-          if (has_elements && at < here)
-            widen_pack(load_pack<kWidth>(cached + at * dim + element), key);
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const T* const cached =
+            piece < pieces ? reinterpret_cast<const T*>(ring.wait_for(piece)) + element : nullptr;
 #pragma unroll
-          for (int r = 0; r < kQueries; ++r) {
-            const float x = score(key, r);
-            weights[k][r] = seen[k] ? x : kMinusInfinity<float>;
-          }
-        }
-#pragma unroll
-        for (int r = 0; r < kQueries; ++r) {
-          float highest = sums[r].most;
-#pragma unroll
-          for (int k = 0; k < kTogether; ++k) highest = fmaxf(highest, weights[k][r]);
-          const float shift = sums[r].raise(highest);
-#pragma unroll
-          for (int k = 0; k < kTogether; ++k) weights[k][r] = half_two_to(weights[k][r] - shift);
-        }
-#pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          const int at = first + k * kGroups + group;
-          float value[kWidth] = {};
-          if (has_elements && seen[k])
-            widen_pack(load_pack<kWidth>(cached_values + at * dim + element), value);
-#pragma unroll
-          for (int r = 0; r < kQueries; ++r) sums[r].add(weights[k][r], value);
+        for (int k = 0; k < kKeysOfPiece; ++k) {
+          const int at = k * kGroups + group, key = base + piece * step.keys_per_piece + at;
+          const int of = piece * kKeysOfPiece + k;
+          seen[of] = key < end && key != keys.skipped;
+          if (!seen[of] || !has_elements) continue;
+          key_packs[of] = load_pack<kWidth>(cached + at * dim);
+          value_packs[of] = load_pack<kWidth>(cached + (step.keys_per_piece + at) * dim);
         }
       }
-      ring.release(1);
+      ring.release(pieces);
+      float weights[kKeys][kQueries];
+#pragma unroll
+      for (int k = 0; k < kKeys; ++k) {
+        float key[kWidth];
+        widen_pack(key_packs[k], key);
+#pragma unroll
+        for (int r = 0; r < kQueries; ++r) {
+          const float x = score(key, r);
+          weights[k][r] = seen[k] ? x : kMinusInfinity<float>;
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < kQueries; ++r) {
+        float highest = sums[r].most;
+#pragma unroll
+        for (int k = 0; k < kKeys; ++k) highest = fmaxf(highest, weights[k][r]);
+        const float shift = sums[r].raise(highest);
+#pragma unroll
+        for (int k = 0; k < kKeys; ++k) weights[k][r] = half_two_to(weights[k][r] - shift);
+      }
+#pragma unroll
+      for (int k = 0; k < kKeys; ++k) {
+        float value[kWidth];
+        widen_pack(value_packs[k], value);
+#pragma unroll
+        for (int r = 0; r < kQueries; ++r) sums[r].add(weights[k][r], value);
+      }
     }
 
     if (unit.part == 0 && warp == 0) {  // all lanes, for the shuffles
@@ -219,76 +229,99 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
       for (int w = 0; w < kWidth; ++w) warp_sums[row * dim + element + w] = sums[r].values[w];
     }
     sync_computing();
-    for (int i = thread; i < unit.heads * dim; i += kProgramThreads) {
-      const int r = i / dim, e = i % dim;
-      float highest = kMinusInfinity<float>;
+    // A thread has two elements.
+    for (int item = thread; item < unit.heads * half; item += kProgramThreads) {
+      const int r = item / half, e = 2 * (item % half);
+      float mosts[kDecodeProgramWarps], highest = kMinusInfinity<float>;
 #pragma unroll
-      for (int w = 0; w < kDecodeProgramWarps; ++w)
-        highest = fmaxf(highest, warp_statistics[2 * (w * kQueries + r)]);
+      for (int w = 0; w < kDecodeProgramWarps; ++w) {
+        mosts[w] = warp_statistics[2 * (w * kQueries + r)];
+        highest = fmaxf(highest, mosts[w]);
+      }
       const float shift = score_shift(highest);
-      float total = 0, sum = 0;
+      float total = 0;
+      float2 sum{0, 0};
 #pragma unroll
       for (int w = 0; w < kDecodeProgramWarps; ++w) {
         const int row = w * kQueries + r;
-        const float factor = half_two_to(warp_statistics[2 * row] - shift);
+        const float factor = half_two_to(mosts[w] - shift);
+        const auto part = *reinterpret_cast<const float2*>(warp_sums + row * dim + e);
         total += factor * warp_statistics[2 * row + 1];
-        sum += factor * warp_sums[row * dim + e];
+        sum.x += factor * part.x;
+        sum.y += factor * part.y;
       }
       const int head = unit.first_head + r;
       if (keys.parts == 1) {
-        store_marked(output_of(s) + unit.b * p.exchange_stride + head * dim + e,
-                     rounded(sum / total), mark_of(s));
+        store_marked(output_of(s) + unit.b * p.exchange_stride + (head * dim + e) / 2,
+                     pack_two<T>(sum.x / total, sum.y / total), mark_of(s));
       } else {
         const int64_t row = static_cast<int64_t>(unit.b) * step.heads + head;
-        MarkedValue* const to = p.partials + (row * step.splits + unit.part) * (dim + 2);
-        store_marked(to + e, sum, part_mark_of(s));
-        if (e < 2) store_marked(to + dim + e, e == 0 ? highest : total, part_mark_of(s));
+        Marked* const to = p.partials + (row * step.splits + unit.part) * (dim + 2);
+        const uint32_t mark = part_mark_of(s);
+        store_marked(to + e, __float_as_uint(sum.x), mark);
+        store_marked(to + e + 1, __float_as_uint(sum.y), mark);
+        if (e == 0) {
+          store_marked(to + dim, __float_as_uint(highest), mark);
+          store_marked(to + dim + 1, __float_as_uint(total), mark);
+        }
       }
     }
   }
-  if (keys.parts > 1) merge_parts(step, s);
+  if (keys.parts > 1) merge_parts(step, keys, s);
 }
 
-/// A thread has an element of the output.
+/// Eight lanes have two elements of the output, each every eighth part.
 template <class T, int kRows, int kQueries>
 __device__ __forceinline__ void Computation<T, kRows, kQueries>::merge_parts(
-    const DecodeAttentionPart& step, int s) {
-  constexpr int kAhead = 4;
-  const CachedKeys keys(step, position);
+    const DecodeAttentionPart& step, const CachedKeys& keys, int s) {
+  constexpr int kMergers = 8, kAtOnce = 2 * kProgramThreads / kMergers;  // elements
   const uint32_t mark = part_mark_of(s);
   const int stride = step.dim + 2, row_length = step.heads * step.dim;
-  const BlockShare share(p.batch * row_length);
-  for (int i = share.first + static_cast<int>(threadIdx.x); i < share.last; i += kProgramThreads) {
+  const BlockShare share = shares[s];
+  const int merger = static_cast<int>(threadIdx.x) % kMergers;
+  const int own_first = share.first + static_cast<int>(threadIdx.x) / kMergers * 2;
+  // By whole warps, for the shuffles.
+  const int warp_first = share.first + static_cast<int>(threadIdx.x) / 32 * (32 / kMergers) * 2;
+  for (int skipped = 0; warp_first + skipped < share.last; skipped += kAtOnce) {
+    const int i = own_first + skipped;
+    const bool is_own = i < share.last;
     const int row = i / step.dim, e = i % step.dim;
-    const MarkedValue* const parts = p.partials + static_cast<int64_t>(row) * step.splits * stride;
-    float most = kMinusInfinity<float>, total = 0, sum = 0;
-    for (int first = 0; first < keys.parts; first += kAhead) {
-      MarkedValue found[kAhead][3];
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        if (first + k >= keys.parts) break;
-        const MarkedValue* const part = parts + (first + k) * stride;
-        found[k][0] = peek_marked(part + step.dim);
-        found[k][1] = peek_marked(part + step.dim + 1);
-        found[k][2] = peek_marked(part + e);
-      }
-#pragma unroll
-      for (int k = 0; k < kAhead; ++k) {
-        if (first + k >= keys.parts) break;
-        const MarkedValue* const part = parts + (first + k) * stride;
-        const float part_most = await_marked(part + step.dim, found[k][0], mark);
-        const float part_total = await_marked(part + step.dim + 1, found[k][1], mark);
-        const float part_sum = await_marked(part + e, found[k][2], mark);
-        const float highest = fmaxf(most, part_most), shift = score_shift(highest);
-        const float factor = half_two_to(most - shift),
-                    part_factor = half_two_to(part_most - shift);
-        most = highest;
-        total = factor * total + part_factor * part_total;
-        sum = factor * sum + part_factor * part_sum;
-      }
+    const Marked* const parts_of_row =
+        p.partials + static_cast<int64_t>(row) * step.splits * stride;
+    float most = kMinusInfinity<float>, total = 0;
+    float2 sum{0, 0};
+    for (int part = merger; is_own && part < keys.parts; part += kMergers) {
+      const Marked* const from = parts_of_row + part * stride;
+      const MarkedTwo statistics = peek_two_marked(from + step.dim);
+      const MarkedTwo values = peek_two_marked(from + e);
+      const uint2 found_statistics = await_two_marked(from + step.dim, statistics, mark);
+      const uint2 found_values = await_two_marked(from + e, values, mark);
+      const float part_most = __uint_as_float(found_statistics.x);
+      const float highest = fmaxf(most, part_most), shift = score_shift(highest);
+      const float factor = half_two_to(most - shift), part_factor = half_two_to(part_most - shift);
+      most = highest;
+      total = factor * total + part_factor * __uint_as_float(found_statistics.y);
+      sum.x = factor * sum.x + part_factor * __uint_as_float(found_values.x);
+      sum.y = factor * sum.y + part_factor * __uint_as_float(found_values.y);
     }
-    store_marked(output_of(s) + i / row_length * p.exchange_stride + i % row_length,
-                 rounded(sum / total), mark_of(s));
+    float highest = most;
+#pragma unroll
+    for (int mask = kMergers / 2; mask > 0; mask /= 2)
+      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, mask));
+    const float factor = half_two_to(most - score_shift(highest));
+    total *= factor;
+    sum.x *= factor;
+    sum.y *= factor;
+#pragma unroll
+    for (int mask = kMergers / 2; mask > 0; mask /= 2) {
+      total += __shfl_xor_sync(0xffffffffu, total, mask);
+      sum.x += __shfl_xor_sync(0xffffffffu, sum.x, mask);
+      sum.y += __shfl_xor_sync(0xffffffffu, sum.y, mask);
+    }
+    if (is_own && merger == 0) {
+      store_marked(output_of(s) + i / row_length * p.exchange_stride + i % row_length / 2,
+                   pack_two<T>(sum.x / total, sum.y / total), mark_of(s));
+    }
   }
 }
 

@@ -7,8 +7,9 @@
 // memory. It never waits for results, so that memory is read at full speed while the layers are
 // computed one after another. The other warps compute: each block has the residual stream by
 // itself, and gives its rows of a product to all others as marked values, which they wait for one
-// by one. A product is x times eight rows of w at a time, one a warp; sums are taken in an order
-// that depends on shapes alone.
+// by one. A piece has eight rows of a weight, of which each warp multiplies every eighth run of 32
+// columns on tensor cores, as few_rows_mma_cuda.cuh does. Sums are taken in an order that depends
+// on shapes alone.
 //
 // Outputs of steps lie in three buffers by turns. None is overwritten too early: whoever writes the
 // output of a step has read something of the step before, whose writer had read all of the output
@@ -16,6 +17,7 @@
 #include <limits>
 
 #include "cuda/bulk_copy.cuh"
+#include "cuda/few_rows_mma.cuh"
 #include "cuda/launch_check.h"
 #include "cuda/marked_value.cuh"
 #include "ops/decode_program_cuda.h"
@@ -45,49 +47,53 @@ __device__ __forceinline__ void sync_computing() {
   asm volatile("bar.sync 1, %0;" ::"n"(kProgramThreads) : "memory");
 }
 
-/// Rows, or elements, of this block.
+/// What of a step's output is this block's: rows of a product, elements where parts of attention
+/// are merged. Begins with an even one.
 struct BlockShare {
   int first, last;
-  __device__ __forceinline__ explicit BlockShare(int count)
-      : first(static_cast<int>(static_cast<int64_t>(count) * blockIdx.x / gridDim.x)),
-        last(static_cast<int>(static_cast<int64_t>(count) * (blockIdx.x + 1) / gridDim.x)) {}
+  static __device__ __forceinline__ BlockShare of(int count) {
+    const int64_t pairs = (count + 1) / 2;
+    const auto bound = [&](unsigned block) {
+      return static_cast<int>(2 * (pairs * block / gridDim.x));
+    };
+    return {bound(blockIdx.x), min(bound(blockIdx.x + 1), count)};
+  }
 };
 
 /// The pieces of shared memory that copies fill in turn.
 struct Ring {
-  TransferBarrier* full;   // [slots]
-  TransferBarrier* empty;  // [slots]
+  TransferBarrier* full;   // [pieces]
+  TransferBarrier* empty;  // [pieces]
   unsigned char* memory;
-  int slots, slot_bytes;
+  int pieces, piece_bytes;
   int at = 0;           // the next piece
   unsigned parity = 0;  // of the round that it is in
 
   __device__ __forceinline__ void advance(int count) {
     at += count;
-    while (at >= slots) {
-      at -= slots;
+    if (at >= pieces) {
+      at -= pieces;
       parity ^= 1;
     }
   }
   /// The piece `ahead` behind the next one, at most a round, when it is filled.
   __device__ __forceinline__ const unsigned char* wait_for(int ahead) {
-    int slot = at + ahead;
+    int piece = at + ahead;
     unsigned of = parity;
-    if (slot >= slots) {
-      slot -= slots;
+    if (piece >= pieces) {
+      piece -= pieces;
       of ^= 1;
     }
-    wait(full[slot], of);
-    return memory + static_cast<int64_t>(slot) * slot_bytes;
+    wait(full[piece], of);
+    return memory + piece * piece_bytes;
   }
-  /// This warp has done with the next `count` pieces.
+  /// This warp has done with the next `count` pieces, all of which it has waited for.
   __device__ __forceinline__ void release(int count) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      for (int i = 0; i < count; ++i) {
-        const int slot = at + i;
-        arrive(empty[slot < slots ? slot : slot - slots]);
-      }
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (lane < count) {
+      const int piece = at + lane;
+      arrive(empty[piece < pieces ? piece : piece - pieces]);
     }
     advance(count);
   }
@@ -123,7 +129,7 @@ struct CachedKeys {
   int parts;         // with keys, at least 1
 
   __device__ __forceinline__ CachedKeys(const DecodeAttentionPart& p, int64_t position) {
-    constexpr int kGranule = 32, kLeast = 64;
+    constexpr int kGranule = 8, kLeast = 64;
     // In a ring that is full the oldest row makes room for the new one.
     end = position < p.slots ? static_cast<int>(position) : p.slots;
     skipped = position < p.slots ? -1 : static_cast<int>(position % p.slots);
@@ -133,45 +139,49 @@ struct CachedKeys {
   }
 };
 
-/// Fills the ring; one thread.
+/// Fills the ring; one warp.
 template <class T, int kQueries>
 __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
-                                          const DecodeProgramStep* steps, Ring ring,
-                                          int64_t position) {
+                                          const DecodeProgramStep* steps, const BlockShare* shares,
+                                          Ring ring, int64_t position) {
   const uint64_t policy = read_once_policy();
+  const int lane = static_cast<int>(threadIdx.x) % 32;
   ring.parity = 1;  // pieces are empty to begin with
-  const auto begin_slot = [&](unsigned bytes) {
+  const auto begin_piece = [&](int bytes) {
     wait(ring.empty[ring.at], ring.parity);
-    arrive_expecting(ring.full[ring.at], bytes);
-    return ring.memory + static_cast<int64_t>(ring.at) * ring.slot_bytes;
+    if (lane == 0) arrive_expecting(ring.full[ring.at], static_cast<unsigned>(bytes));
+    __syncwarp();
+    return ring.memory + ring.at * ring.piece_bytes;
   };
-  const auto copy = [&](unsigned char* to, const void* from, unsigned bytes) {
-    copy_bulk(to, from, bytes, ring.full[ring.at], policy);
+  const auto copy = [&](unsigned char* to, const T* from, int bytes) {
+    copy_bulk(to, from, static_cast<unsigned>(bytes), ring.full[ring.at], policy);
   };
-  const auto copy_rows = [&](unsigned char* to, const void* weight, int64_t stride, int row,
-                             int rows, int length) {
-    const T* from = static_cast<const T*>(weight) + row * stride;
-    const auto row_bytes = static_cast<unsigned>(length * sizeof(T));
-    if (stride == length) {
-      copy(to, from, rows * row_bytes);
-      return;
-    }
-    for (int i = 0; i < rows; ++i) copy(to + i * row_bytes, from + i * stride, row_bytes);
-  };
+  constexpr int kBytes = static_cast<int>(sizeof(T));
   for (int s = 0; s < p.step_count; ++s) {
     if (steps[s].is_product) {
       const DecodeProductStep& step = steps[s].product;
-      const BlockShare share(step.columns);
+      const BlockShare share = shares[s];
       const int weights = step.up != nullptr ? 2 : 1;
-      for (int row = share.first; row < share.last; row += step.rows_per_slot) {
-        const int rows = min(step.rows_per_slot, share.last - row);
-        const auto bytes = static_cast<unsigned>(rows * step.length * sizeof(T));
-        unsigned char* const to = begin_slot(weights * bytes);
-        copy_rows(to, step.weight, step.weight_stride, row, rows, step.length);
-        if (weights == 2) {
-          copy_rows(to + bytes, step.up, step.up_stride, row, rows, step.length);
+      const int pass_rows = kDecodeTileRows * (weights == 2 ? kDecodeGatedTiles : kDecodeTiles);
+      for (int pass = share.first; pass < share.last; pass += pass_rows) {
+        const int pass_end = min(pass + pass_rows, share.last);
+        for (int column = 0; column < step.length; column += kDecodeTileColumns) {
+          const int columns = min(kDecodeTileColumns, step.length - column);
+          const auto stride = static_cast<int>(decode_row_stride(columns * kBytes));
+          for (int row = pass; row < pass_end; row += kDecodeTileRows) {
+            const int rows = min(kDecodeTileRows, pass_end - row);
+            for (int w = 0; w < weights; ++w) {
+              unsigned char* const to = begin_piece(rows * columns * kBytes);
+              const T* const weight = static_cast<const T*>(w == 0 ? step.weight : step.up);
+              const int64_t weight_stride = w == 0 ? step.weight_stride : step.up_stride;
+              if (lane < rows) {
+                copy(to + lane * stride, weight + (row + lane) * weight_stride + column,
+                     columns * kBytes);
+              }
+              ring.advance(1);
+            }
+          }
         }
-        ring.advance(1);
       }
     } else {
       const DecodeAttentionPart& step = steps[s].attention;
@@ -181,14 +191,15 @@ __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
         const AttentionUnit unit(step, u, kQueries);
         const int first = unit.part * keys.length, end = min(first + keys.length, keys.end);
         const int64_t head = static_cast<int64_t>(unit.b) * step.kv_heads + unit.kv_head;
-        for (int key = first; key < end; key += step.keys_per_slot) {
-          const int count = min(step.keys_per_slot, end - key);
-          const auto bytes = static_cast<unsigned>(count * step.dim * sizeof(T));
+        for (int key = first; key < end; key += step.keys_per_piece) {
+          const int bytes = min(step.keys_per_piece, end - key) * step.dim * kBytes;
           const int64_t from = (head * step.slots + key) * step.dim;
-          unsigned char* const to = begin_slot(2 * bytes);
-          copy(to, static_cast<const T*>(step.keys) + from, bytes);
-          copy(to + step.keys_per_slot * step.dim * sizeof(T),
-               static_cast<const T*>(step.values) + from, bytes);
+          unsigned char* const to = begin_piece(2 * bytes);
+          if (lane == 0) copy(to, static_cast<const T*>(step.keys) + from, bytes);
+          if (lane == 1) {
+            copy(to + step.keys_per_piece * step.dim * kBytes,
+                 static_cast<const T*>(step.values) + from, bytes);
+          }
           ring.advance(1);
         }
       }
@@ -196,33 +207,18 @@ __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
   }
 }
 
-/// Where element i of a vector of float lies in shared memory, so that lanes that take eight
-/// elements each read different banks.
-__device__ __forceinline__ int place_of(int i) {
-  const int in_chunk = i % kDecodeChunk;
-  return i - in_chunk + in_chunk % 8 / 4 * (kDecodeChunk / 2) + in_chunk / 8 * 4 + in_chunk % 4;
+/// Two elements in four bytes, and back.
+template <class T>
+__device__ __forceinline__ uint32_t pack_two(float first, float second) {
+  return static_cast<uint32_t>(narrow<T>(first).bits) |
+         static_cast<uint32_t>(narrow<T>(second).bits) << 16;
 }
-
-/// Calls use(i, x_i, x_{i+1}) for the even i of this thread, of `count` marked values.
-template <int kAhead, class Use>
-__device__ __forceinline__ void collect(const MarkedValue* from, int count, uint32_t mark,
-                                        Use&& use) {
-  for (int first = 2 * static_cast<int>(threadIdx.x); first < count;
-       first += 2 * kProgramThreads * kAhead) {
-    MarkedPair found[kAhead];
-#pragma unroll
-    for (int u = 0; u < kAhead; ++u) {
-      const int i = first + 2 * kProgramThreads * u;
-      if (i < count) found[u] = peek_marked_pair(from + i);
-    }
-#pragma unroll
-    for (int u = 0; u < kAhead; ++u) {
-      const int i = first + 2 * kProgramThreads * u;
-      if (i >= count) continue;
-      const float2 pair = await_marked_pair(from + i, found[u], mark);
-      use(i, pair.x, pair.y);
-    }
-  }
+template <class T>
+__device__ __forceinline__ float2 unpack_two(uint32_t bits) {
+  T first, second;
+  first.bits = static_cast<uint16_t>(bits);
+  second.bits = static_cast<uint16_t>(bits >> 16);
+  return {widen(first), widen(second)};
 }
 
 /// What the computing warps share.
@@ -230,29 +226,38 @@ template <class T, int kRows, int kQueries>
 struct Computation {
   const DecodeProgramParams& p;
   const DecodeProgramStep* steps;
+  const BlockShare* shares;  // of steps
   Ring ring;
   float* stream;  // [kRows][width]
-  float* input;   // [kRows][padded length]; what attention needs lies there too
+  T* input;       // [kRows][input_stride]; what attention needs lies there too
+  float* parts;   // decode_parts_floats(kRows)
   int64_t position;
   uint32_t epoch;
+  int turn = 0;  // the set of parts that is free
 
   /// Marks of what step s gives, and of what its parts hand to each other.
   __device__ __forceinline__ uint32_t mark_of(int s) const { return epoch + 2 * s + 2; }
   __device__ __forceinline__ uint32_t part_mark_of(int s) const { return epoch + 2 * s + 1; }
-  __device__ __forceinline__ MarkedValue* output_of(int s) const { return p.exchange[s % 3]; }
+  __device__ __forceinline__ Marked* output_of(int s) const { return p.exchange[s % 3]; }
 
   /// A value as an op of its own would have stored it.
   static __device__ __forceinline__ float rounded(float value) { return widen(narrow<T>(value)); }
+
+  /// Elements [first, first + 4) of rows are a thread's, with these first ones.
+  static constexpr int kOwn = 4;
+  static __device__ __forceinline__ int own(int u) {
+    return kOwn * (static_cast<int>(threadIdx.x) + u * kProgramThreads);
+  }
 
   __device__ __forceinline__ void read_tokens() {
     for (int m = 0; m < p.batch; ++m) {
       const int64_t token = p.tokens[m];
       const bool is_known = token >= 0 && token < p.vocabulary;
       const int64_t row = token * p.table_stride;
-      // As collect() gives elements to threads, each of which has its own from then on.
-      for (int i = 2 * static_cast<int>(threadIdx.x); i < p.width; i += 2 * kProgramThreads) {
+      for (int u = 0; own(u) < p.width; ++u) {
+        const int i = own(u);
 #pragma unroll
-        for (int k = 0; k < 2; ++k) {
+        for (int k = 0; k < kOwn; ++k) {
           float value = 0;
           if (is_known && p.table_is_f32) {
             value = rounded(static_cast<const float*>(p.table)[row + i + k]);
@@ -265,47 +270,77 @@ struct Computation {
     }
   }
 
+  /// Calls use(m, i, bits) for what this thread has of the output of step s, kAhead own runs of all
+  /// rows being waited for together.
+  template <int kAhead, class Use>
+  __device__ __forceinline__ void collect(int s, int length, Use&& use) {
+    const Marked* const from = output_of(s);
+    const uint32_t mark = mark_of(s);
+    for (int first = 0; own(first) < length; first += kAhead) {
+      MarkedTwo found[kRows][kAhead];
+#pragma unroll
+      for (int m = 0; m < kRows; ++m) {
+#pragma unroll
+        for (int u = 0; u < kAhead; ++u) {
+          if (m < p.batch && own(first + u) < length)
+            found[m][u] = peek_two_marked(from + m * p.exchange_stride + own(first + u) / 2);
+        }
+      }
+#pragma unroll
+      for (int m = 0; m < kRows; ++m) {
+#pragma unroll
+        for (int u = 0; u < kAhead; ++u) {
+          if (m >= p.batch || own(first + u) >= length) continue;
+          const int i = own(first + u);
+          use(m, i, await_two_marked(from + m * p.exchange_stride + i / 2, found[m][u], mark));
+        }
+      }
+    }
+  }
+
   /// Puts x of product s into `input`.
   __device__ __forceinline__ void read_input(const DecodeProductStep& step, int s) {
-    const int padded = (step.length + kDecodeChunk - 1) / kDecodeChunk * kDecodeChunk;
-    const int thread = static_cast<int>(threadIdx.x);
-    const MarkedValue* const last = s > 0 ? output_of(s - 1) : nullptr;
-    const uint32_t mark = mark_of(s - 1);
+    const int stride = p.layout.input_stride;
     if (step.gain == nullptr) {
       sync_computing();  // all have done with the input before
-      for (int m = 0; m < p.batch; ++m) {
-        collect<6>(last + m * p.exchange_stride, step.length, mark, [&](int i, float a, float b) {
-          *reinterpret_cast<float2*>(input + m * padded + place_of(i)) = {a, b};
-        });
-      }
+      collect<kRows == 1 ? 4 : 1>(s - 1, step.length, [&](int m, int i, uint2 bits) {
+        *reinterpret_cast<uint2*>(input + m * stride + i) = bits;
+      });
       sync_computing();
       return;
     }
-    __shared__ float parts[kRows][kDecodeProgramWarps];
-    constexpr int kGains = 4;  // pairs that a thread has loaded before it waits
-    float2 gains[kGains];
+    __shared__ float squares_of[kRows][kDecodeProgramWarps];
+    const int thread = static_cast<int>(threadIdx.x);
+    constexpr int kGains = 2;  // runs that a thread has loaded before it waits
+    float4 gains[kGains];
 #pragma unroll
-    for (int k = 0; k < kGains; ++k) {
-      const int i = 2 * (thread + k * kProgramThreads);
-      if (i < step.length) gains[k] = *reinterpret_cast<const float2*>(step.gain + i);
+    for (int u = 0; u < kGains; ++u) {
+      if (own(u) < step.length) gains[u] = *reinterpret_cast<const float4*>(step.gain + own(u));
     }
     float squares[kRows] = {};
+    const auto add_squares = [&](int m, const float4& x) {
+      squares[m] += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    };
+    if (step.adds) {
+      collect<kRows == 1 ? 2 : 1>(s - 1, step.length, [&](int m, int i, uint2 bits) {
+        auto& x = *reinterpret_cast<float4*>(stream + m * p.width + i);
+        const float2 low = unpack_two<T>(bits.x), high = unpack_two<T>(bits.y);
+        x = {rounded(x.x + low.x), rounded(x.y + low.y), rounded(x.z + high.x),
+             rounded(x.w + high.y)};
+        add_squares(m, x);
+      });
+    } else {
+#pragma unroll
+      for (int m = 0; m < kRows; ++m) {
+        if (m >= p.batch) break;
+        for (int u = 0; own(u) < step.length; ++u)
+          add_squares(m, *reinterpret_cast<const float4*>(stream + m * p.width + own(u)));
+      }
+    }
 #pragma unroll
     for (int m = 0; m < kRows; ++m) {
-      if (m >= p.batch) break;
-      float* const row = stream + m * p.width;
-      if (step.adds) {
-        collect<2>(last + m * p.exchange_stride, step.length, mark, [&](int i, float a, float b) {
-          const float first = rounded(row[i] + a), second = rounded(row[i + 1] + b);
-          *reinterpret_cast<float2*>(row + i) = {first, second};
-          squares[m] += first * first + second * second;
-        });
-      } else {
-        for (int i = 2 * thread; i < step.length; i += 2 * kProgramThreads)
-          squares[m] += row[i] * row[i] + row[i + 1] * row[i + 1];
-      }
       const float sum = sum_over<32>(squares[m]);
-      if (thread % 32 == 0) parts[m][thread / 32] = sum;
+      if (thread % 32 == 0) squares_of[m][thread / 32] = sum;
     }
     sync_computing();  // all have done with the input before, too
 #pragma unroll
@@ -313,120 +348,136 @@ struct Computation {
       if (m >= p.batch) break;
       float total = 0;
 #pragma unroll
-      for (int warp = 0; warp < kDecodeProgramWarps; ++warp) total += parts[m][warp];
+      for (int warp = 0; warp < kDecodeProgramWarps; ++warp) total += squares_of[m][warp];
       const float scale = 1.0f / sqrtf(total / static_cast<float>(step.length) + step.eps);
-      const float* const row = stream + m * p.width;
-      const auto store = [&](int i, float2 gain) {
-        *reinterpret_cast<float2*>(input + m * padded + place_of(i)) = {
-            rounded(row[i] * scale * gain.x), rounded(row[i + 1] * scale * gain.y)};
+      const auto store = [&](int i, const float4& gain) {
+        const auto x = *reinterpret_cast<const float4*>(stream + m * p.width + i);
+        *reinterpret_cast<uint2*>(input + m * stride + i) = {
+            pack_two<T>(x.x * scale * gain.x, x.y * scale * gain.y),
+            pack_two<T>(x.z * scale * gain.z, x.w * scale * gain.w)};
       };
 #pragma unroll
-      for (int k = 0; k < kGains; ++k) {
-        const int i = 2 * (thread + k * kProgramThreads);
-        if (i < step.length) store(i, gains[k]);
+      for (int u = 0; u < kGains; ++u) {
+        if (own(u) < step.length) store(own(u), gains[u]);
       }
-      for (int i = 2 * (thread + kGains * kProgramThreads); i < step.length;
-           i += 2 * kProgramThreads)
-        store(i, *reinterpret_cast<const float2*>(step.gain + i));
+      for (int u = kGains; own(u) < step.length; ++u)
+        store(own(u), *reinterpret_cast<const float4*>(step.gain + own(u)));
     }
     sync_computing();
   }
 
-  /// The block's rows of a product, a warp each, kTogether of a warp at a time.
-  template <int kWeights, int kTogether>
+  /// The block's rows of a product, kTiles times eight at a time.
+  template <int kWeights, int kTiles>
   __device__ __forceinline__ void multiply(const DecodeProductStep& step, int s) {
-    constexpr int kWidth = 8;
     static_assert(sizeof(T) == 2);
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int padded = (step.length + kDecodeChunk - 1) / kDecodeChunk * kDecodeChunk;
-    const BlockShare share(step.columns);
-    const int count = share.last - share.first;
-    for (int pass = 0; pass < count; pass += step.rows_per_pass) {
-      const int rows = min(step.rows_per_pass, count - pass);
-      const T* weights[kTogether][kWeights] = {};
+    constexpr int kTerms = 32;  // columns of a warp's step
+    constexpr int kSteps = kDecodeTileColumns / kTerms / kDecodeProgramWarps;
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+    const int row = lane / 4;  // of x, and of the piece's rows of w
+    const BlockShare share = shares[s];
+    const int tiles = (share.last - share.first + kDecodeTileRows - 1) / kDecodeTileRows;
+    for (int pass = 0; pass < tiles; pass += kTiles) {
+      const int here = min(kTiles, tiles - pass);
+      float sums[kTiles][kWeights][4] = {};
+      for (int column = 0; column < step.length; column += kDecodeTileColumns) {
+        const int columns = min(kDecodeTileColumns, step.length - column);
+        const auto stride = static_cast<int>(decode_row_stride(columns * sizeof(T)));
+        const int first = warp * kTerms + lane % 4 * 8;  // of this lane in step 0
+        uint4 x[kSteps] = {};
 #pragma unroll
-      for (int k = 0; k < kTogether; ++k) {
-        const int row = warp + k * kDecodeProgramWarps;
-        if (row >= rows) break;
-        const int slot = row / step.rows_per_slot, in_slot = row % step.rows_per_slot;
-        const auto* const at = reinterpret_cast<const T*>(ring.wait_for(slot));
-        const int in_use = min(step.rows_per_slot, rows - slot * step.rows_per_slot);
-#pragma unroll
-        for (int w = 0; w < kWeights; ++w)
-          weights[k][w] = at + (w * in_use + in_slot) * step.length;
-      }
-      float sums[kTogether][kWeights][kRows] = {};
-      for (int first = lane * kWidth; first < step.length; first += kDecodeChunk) {
-        float x[kRows][kWidth];
-#pragma unroll
-        for (int m = 0; m < kRows; ++m) {
-          const float* const from = input + m * padded + (first - lane * kWidth) + lane * 4;
-          const auto low = *reinterpret_cast<const float4*>(from);
-          const auto high = *reinterpret_cast<const float4*>(from + kDecodeChunk / 2);
-          x[m][0] = low.x, x[m][1] = low.y, x[m][2] = low.z, x[m][3] = low.w;
-          x[m][4] = high.x, x[m][5] = high.y, x[m][6] = high.z, x[m][7] = high.w;
+        for (int i = 0; i < kSteps; ++i) {
+          const int at = first + i * kDecodeProgramWarps * kTerms;
+          if (row < kRows && at < columns) {
+            x[i] =
+                *reinterpret_cast<const uint4*>(input + row * p.layout.input_stride + column + at);
+          }
         }
 #pragma unroll
-        for (int k = 0; k < kTogether; ++k) {
-          if (warp + k * kDecodeProgramWarps >= rows) break;
+        for (int t = 0; t < kTiles; ++t) {
+          if (t >= here) break;
+          uint4 weights[kWeights][kSteps] = {};
 #pragma unroll
           for (int w = 0; w < kWeights; ++w) {
-            float values[kWidth];
-            widen_pack(load_pack<kWidth>(weights[k][w] + first), values);
+            const unsigned char* const piece =
+                ring.wait_for(t * kWeights + w) + row * stride + first * sizeof(T);
 #pragma unroll
-            for (int m = 0; m < kRows; ++m) {
+            for (int i = 0; i < kSteps; ++i) {
+              const int offset = i * kDecodeProgramWarps * kTerms;
+              if (first + offset < columns)
+                weights[w][i] = *reinterpret_cast<const uint4*>(piece + offset * sizeof(T));
+            }
+          }
 #pragma unroll
-              for (int i = 0; i < kWidth; ++i) sums[k][w][m] += values[i] * x[m][i];
+          for (int w = 0; w < kWeights; ++w) {
+#pragma unroll
+            for (int i = 0; i < kSteps; ++i) {
+              const uint4& b = weights[w][i];
+              multiply_add<T>(sums[t][w], x[i].x, x[i].y, b.x, b.y);
+              multiply_add<T>(sums[t][w], x[i].z, x[i].w, b.z, b.w);
             }
           }
         }
+        ring.release(here * kWeights);
       }
-      // Lane k kRows + m gives row k of this warp for sequence m.
-      float result = 0;
+      // Parts of the turn before may be written again once all threads have come to the barrier.
+      constexpr int kPart = kRows * kDecodeTileRows, kWarpParts = kTiles * kWeights * kPart;
+      float* const set = parts + turn * kDecodeProgramWarps * kWarpParts;
+      turn ^= 1;
+      if (row < kRows) {
 #pragma unroll
-      for (int k = 0; k < kTogether; ++k) {
+        for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-        for (int m = 0; m < kRows; ++m) {
-          float totals[kWeights];
-#pragma unroll
-          for (int w = 0; w < kWeights; ++w) totals[w] = sum_over<32>(sums[k][w][m]);
-          if (lane != k * kRows + m) continue;
-          result = totals[0];
-          if constexpr (kWeights == 2) {
-            // Both as a product of its own would have stored them.
-            const float gate = rounded(totals[0]), up = rounded(totals[1]);
-            result = gate * (1.0f / (1.0f + exponential<T>(-gate))) * up;
+          for (int w = 0; w < kWeights; ++w) {
+            *reinterpret_cast<float2*>(set + warp * kWarpParts + (t * kWeights + w) * kPart +
+                                       row * kDecodeTileRows +
+                                       lane % 4 * 2) = {sums[t][w][0], sums[t][w][1]};
           }
         }
       }
-      const int m = lane % kRows, row = warp + lane / kRows * kDecodeProgramWarps;
-      if (lane / kRows < kTogether && m < p.batch && row < rows) {
-        const int column = share.first + pass + row;
-        if (step.y != nullptr) {
-          static_cast<T*>(step.y)[m * step.y_stride + column] = narrow<T>(result);
-        } else {
-          store_marked(output_of(s) + m * p.exchange_stride + column, rounded(result), mark_of(s));
+      sync_computing();
+      // A thread has two columns of a row.
+      constexpr int kPairs = kDecodeTileRows / 2, kMostTiles = 4;
+      static_assert(kTiles <= kMostTiles && kPairs * kMostTiles * kRows <= kProgramThreads);
+      const int pair = thread % kPairs, t = thread / kPairs % kMostTiles;
+      const int m = thread / (kPairs * kMostTiles);
+      const int at = share.first + (pass + t) * kDecodeTileRows + 2 * pair;
+      if (t >= here || m >= p.batch || at >= share.last) continue;
+      float2 totals[kWeights] = {};
+#pragma unroll
+      for (int w = 0; w < kWeights; ++w) {
+#pragma unroll
+        for (int of = 0; of < kDecodeProgramWarps; ++of) {
+          const auto part = *reinterpret_cast<const float2*>(
+              set + of * kWarpParts + (t * kWeights + w) * kPart + m * kDecodeTileRows + 2 * pair);
+          totals[w].x += part.x;
+          totals[w].y += part.y;
         }
       }
-      // Copies come in order: when the last has begun, those before it had room, which is what
-      // releasing pieces that this warp has not waited for relies on.
-      const int pieces = (rows + step.rows_per_slot - 1) / step.rows_per_slot;
-      ring.wait_for(pieces - 1);
-      ring.release(pieces);
+      float2 result = totals[0];
+      if constexpr (kWeights == 2) {
+        // Both as a product of its own would have stored them.
+        const auto gated = [](float gate, float up) {
+          const float g = rounded(gate);
+          return g * (1.0f / (1.0f + exponential<T>(-g))) * rounded(up);
+        };
+        result = {gated(totals[0].x, totals[1].x), gated(totals[0].y, totals[1].y)};
+      }
+      if (step.y != nullptr) {
+        T* const to = static_cast<T*>(step.y) + m * step.y_stride + at;
+        to[0] = narrow<T>(result.x);
+        if (at + 1 < share.last) to[1] = narrow<T>(result.y);
+      } else {
+        store_marked(output_of(s) + m * p.exchange_stride + at / 2, pack_two<T>(result.x, result.y),
+                     mark_of(s));
+      }
     }
   }
 
   /// Softmax attention of the cached keys and the new one; kLanes lanes have a key.
   template <int kLanes>
   __device__ __forceinline__ void attend(const DecodeAttentionPart& step, int s);
-  __device__ __forceinline__ void merge_parts(const DecodeAttentionPart& step, int s);
-  __device__ __forceinline__ void attend_any(const DecodeAttentionPart& step, int s) {
-    if (step.dim <= 64) {
-      attend<8>(step, s);
-    } else {
-      attend<16>(step, s);
-    }
-  }
+  __device__ __forceinline__ void merge_parts(const DecodeAttentionPart& step,
+                                              const CachedKeys& keys, int s);
 
   __device__ __forceinline__ void run() {
     read_tokens();
@@ -435,12 +486,14 @@ struct Computation {
         const DecodeProductStep& step = steps[s].product;
         read_input(step, s);
         if (step.up != nullptr) {
-          multiply<2, kDecodeGatedRowsOfWarp>(step, s);
+          multiply<2, kDecodeGatedTiles>(step, s);
         } else {
-          multiply<1, kDecodeRowsOfWarp>(step, s);
+          multiply<1, kDecodeTiles>(step, s);
         }
+      } else if (steps[s].attention.dim <= 64) {
+        attend<8>(steps[s].attention, s);
       } else {
-        attend_any(steps[s].attention, s);
+        attend<16>(steps[s].attention, s);
       }
     }
   }
@@ -453,14 +506,15 @@ __global__ void __launch_bounds__(kProgramBlock, 1)
   const DecodeProgramLayout& layout = p.layout;
   auto* const full = reinterpret_cast<TransferBarrier*>(memory);
   auto* const steps = reinterpret_cast<DecodeProgramStep*>(memory + layout.steps);
-  Ring ring{.full = full,
-            .empty = full + layout.slots,
-            .memory = memory + layout.ring,
-            .slots = layout.slots,
-            .slot_bytes = layout.slot_bytes};
+  auto* const shares = reinterpret_cast<BlockShare*>(memory + layout.shares);
+  const Ring ring{.full = full,
+                  .empty = full + layout.pieces,
+                  .memory = memory + layout.ring,
+                  .pieces = layout.pieces,
+                  .piece_bytes = layout.piece_bytes};
   const int thread = static_cast<int>(threadIdx.x);
   if (thread == 0) {
-    for (int i = 0; i < layout.slots; ++i) {
+    for (int i = 0; i < layout.pieces; ++i) {
       init_barrier(ring.full[i], 1);
       init_barrier(ring.empty[i], kDecodeProgramWarps);
     }
@@ -473,18 +527,27 @@ __global__ void __launch_bounds__(kProgramBlock, 1)
   const int64_t position = p.position != nullptr ? *p.position : 0;
   const uint32_t epoch = *p.epoch;
   __syncthreads();
+  for (int s = thread; s < p.step_count; s += kProgramBlock) {
+    const DecodeProgramStep& step = steps[s];
+    shares[s] =
+        BlockShare::of(step.is_product ? step.product.columns
+                                       : p.batch * step.attention.heads * step.attention.dim);
+  }
+  __syncthreads();
   if (thread >= kProgramThreads) {
     give_up_registers();
-    if (thread == kProgramThreads) fetch_all<T, kQueries>(p, steps, ring, position);
+    if (thread < kProgramThreads + 32) fetch_all<T, kQueries>(p, steps, shares, ring, position);
     return;
   }
   take_registers();
   Computation<T, kRows, kQueries> computation{
       .p = p,
       .steps = steps,
+      .shares = shares,
       .ring = ring,
       .stream = reinterpret_cast<float*>(memory + layout.stream),
-      .input = reinterpret_cast<float*>(memory + layout.input),
+      .input = reinterpret_cast<T*>(memory + layout.input),
+      .parts = reinterpret_cast<float*>(memory + layout.parts),
       .position = position,
       .epoch = epoch};
   computation.run();
@@ -532,10 +595,13 @@ void start_decode_program(const DecodeProgramParams& params, unsigned blocks, St
       launch_decode_program<T, kRows, kDecodeQueryRows>(params, blocks, stream);
     }
   };
-  if (params.batch == 1) {
-    launch.template operator()<1>();
-  } else {
-    launch.template operator()<kMostDecodeRows>();
+  switch (decode_rows_of(params.batch)) {
+    case 1:
+      return launch.template operator()<1>();
+    case 4:
+      return launch.template operator()<4>();
+    default:
+      return launch.template operator()<kMostDecodeRows>();
   }
 }
 

@@ -17,8 +17,7 @@ struct DecodeProductStep {
   int64_t weight_stride, up_stride, y_stride;  // elements
   int columns, length;
   float eps;
-  bool adds;                         // the output of the step before to the residual stream
-  int rows_per_slot, rows_per_pass;  // of the weight: in a piece of the ring, between releases
+  bool adds;  // the output of the step before to the residual stream
 };
 
 struct DecodeAttentionPart {
@@ -30,7 +29,7 @@ struct DecodeAttentionPart {
   int heads, kv_heads, dim;
   float scale;  // of scores in units of log 2
   int splits;   // parts of the keys at most
-  int keys_per_slot;
+  int keys_per_piece;
 };
 
 struct DecodeProgramStep {
@@ -43,8 +42,9 @@ struct DecodeProgramStep {
 
 /// Shared memory of a block, in bytes from its start.
 struct DecodeProgramLayout {
-  int steps, stream, input, ring;
-  int slots, slot_bytes;
+  int steps, shares, stream, input, parts, ring;
+  int input_stride;  // elements between rows of x
+  int pieces, piece_bytes;
   int total;
 };
 
@@ -59,26 +59,43 @@ struct DecodeProgramParams {
   const int64_t* tokens;            // [B]
   const int64_t* position;          // of the tokens; null: no attention
   unsigned* epoch;                  // marks up to this have been used
-  unsigned long long* exchange[3];  // marked values [B][exchange_stride], by turns
-  int exchange_stride;
-  unsigned long long* partials;  // marked values [B H][splits][D + 2]
+  unsigned long long* exchange[3];  // marked pairs [B][exchange_stride], by turns
+  int exchange_stride;              // pairs
+  unsigned long long* partials;     // marked values [B H][splits][D + 2]
   DecodeProgramLayout layout;
 };
 
 inline constexpr int kDecodeProgramWarps = 8;  // that compute
-inline constexpr int kMostDecodeRows = 4;
-/// Rows of a weight that a warp has at a time.
-inline constexpr int kDecodeRowsOfWarp = 4, kDecodeGatedRowsOfWarp = 3;
-/// Elements of x that a warp takes at a time; vectors in shared memory are padded to them.
-inline constexpr int kDecodeChunk = 256;
-
+inline constexpr int kMostDecodeRows = 8;
+/// Rows that a kernel for so many sequences has.
+constexpr int decode_rows_of(int batch) {
+  return batch == 1 ? 1 : batch <= 4 ? 4 : kMostDecodeRows;
+}
+/// Rows of a weight, and columns of them, that a piece of the ring holds.
+inline constexpr int kDecodeTileRows = 8, kDecodeTileColumns = 1024;
+/// Tiles that are multiplied together, of one weight and of two.
+inline constexpr int kDecodeTiles = 4, kDecodeGatedTiles = 3;
 /// Query heads that a part of the keys is met with at a time, where several share them.
 inline constexpr int kDecodeQueryRows = 4;
+
+/// Bytes between rows in shared memory, so that two rows beside each other lie in different halves
+/// of the banks.
+constexpr int64_t decode_row_stride(int64_t bytes) {
+  constexpr int64_t kBanks = 128;
+  return bytes + (kBanks + kBanks / 2 - bytes % kBanks) % kBanks;
+}
 
 /// Floats of shared memory that attention needs for heads of this size.
 constexpr int64_t decode_attention_floats(int64_t dim) {
   // Queries, the new key and value, and what each warp found, with two statistics a row.
   return (kDecodeQueryRows + 2) * dim + kDecodeProgramWarps * kDecodeQueryRows * (dim + 2);
+}
+
+/// Floats that the warps' parts of products need for so many rows of x: two sets by turns.
+constexpr int64_t decode_parts_floats(int64_t rows) {
+  constexpr int64_t kMostTiles =
+      2 * kDecodeGatedTiles > kDecodeTiles ? 2 * kDecodeGatedTiles : kDecodeTiles;
+  return 2 * kDecodeProgramWarps * kMostTiles * kDecodeTileRows * rows;
 }
 
 /// Starts the kernel for bf16 or f16.

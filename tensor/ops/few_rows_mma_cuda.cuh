@@ -9,28 +9,10 @@
 // operand, rows of x the rows of the first, the upper eight of which stay zero.
 //
 // Sums depend on K alone: each warp adds in order, then warps are added in order.
+#include "cuda/few_rows_mma.cuh"
 #include "ops/few_rows_cuda.cuh"
 
 namespace weft::cuda {
-
-/// d += a b for the 16 x 16 a with rows 8 to 15 zero, and the 16 x 8 b.
-template <class T>
-__device__ __forceinline__ void multiply_add(float (&d)[4], uint32_t a0, uint32_t a2, uint32_t b0,
-                                             uint32_t b1) {
-  if constexpr (std::is_same_v<T, bf16>) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %5}, {%7, %8}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(0u), "r"(a2), "r"(b0), "r"(b1));
-  } else {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-        "{%0, %1, %2, %3}, {%4, %5, %6, %5}, {%7, %8}, {%0, %1, %2, %3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(0u), "r"(a2), "r"(b0), "r"(b1));
-  }
-}
 
 /// Rows of w that a block has at a time.
 inline constexpr int kMmaColumns = 8;

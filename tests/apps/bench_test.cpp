@@ -176,6 +176,7 @@ TEST(BenchDecode, TellsTheSpeedAndItsBound) {
               1e-6);
   EXPECT_NEAR(row.at("tokens_per_s").get<double>() * row.at("token_ms").get<double>(), 3e3, 1e-3);
   EXPECT_EQ(row.at("graph_nodes").get<int>(), 0);
+  EXPECT_FALSE(row.at("one_kernel").get<bool>());
 }
 
 TEST(BenchDecode, TakesEveryMechanismAndFormat) {
