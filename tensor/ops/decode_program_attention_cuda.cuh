@@ -61,7 +61,8 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     const DecodeAttentionPart& step, int s) {
   constexpr int kWidth = 8;
   constexpr int kGroups = kProgramThreads / kLanes;  // keys that a block meets at a time
-  constexpr int kPieces = 2, kKeysOfPiece = 2;       // that a group has at a time
+  // Of the ring, and keys of each that a group has, at a time.
+  constexpr int kPieces = kQueries == 1 ? 3 : 2, kKeysOfPiece = 2;
   constexpr int kKeys = kPieces * kKeysOfPiece;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int dim = step.dim, half = dim / 2;
@@ -149,7 +150,7 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
 
     const int begin = unit.part * keys.length, end = min(begin + keys.length, keys.end);
     for (int base = begin; base < end; base += kPieces * step.keys_per_piece) {
-      const int pieces = end - base > step.keys_per_piece ? 2 : 1;
+      const int pieces = min((end - base + step.keys_per_piece - 1) / step.keys_per_piece, kPieces);
       Pack<T, kWidth> key_packs[kKeys] = {}, value_packs[kKeys] = {};
       bool seen[kKeys];
 #pragma unroll

@@ -366,110 +366,136 @@ struct Computation {
     sync_computing();
   }
 
-  /// The block's rows of a product, kTiles times eight at a time.
-  template <int kWeights, int kTiles>
+  /// The block's rows of a product, kMostTiles times eight at a time.
+  template <int kWeights, int kMostTiles>
   __device__ __forceinline__ void multiply(const DecodeProductStep& step, int s) {
+    const BlockShare share = shares[s];
+    int row = share.first;
+    constexpr int kMostRows = kMostTiles * kDecodeTileRows;
+    for (; share.last - row > (kMostTiles - 1) * kDecodeTileRows; row += kMostRows)
+      multiply_tiles<kWeights, kMostTiles>(step, s, row, min(row + kMostRows, share.last));
+    const int left = (share.last - row + kDecodeTileRows - 1) / kDecodeTileRows;
+    if (left == 1) multiply_tiles<kWeights, 1>(step, s, row, share.last);
+    if (left == 2) multiply_tiles<kWeights, 2>(step, s, row, share.last);
+    if constexpr (kMostTiles > 3) {
+      if (left == 3) multiply_tiles<kWeights, 3>(step, s, row, share.last);
+    }
+  }
+
+  /// Rows [first_row, last_row) of a product, which are kTiles times eight or a few less.
+  template <int kWeights, int kTiles>
+  __device__ __forceinline__ void multiply_tiles(const DecodeProductStep& step, int s,
+                                                 int first_row, int last_row) {
     static_assert(sizeof(T) == 2);
+    // Instructions of the tensor cores take long, but many can be on their way.
+    constexpr int kChains = kTiles * kWeights == 1 ? 4 : kTiles * kWeights == 2 ? 2 : 1;
     constexpr int kTerms = 32;  // columns of a warp's step
     constexpr int kSteps = kDecodeTileColumns / kTerms / kDecodeProgramWarps;
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
     const int row = lane / 4;  // of x, and of the piece's rows of w
-    const BlockShare share = shares[s];
-    const int tiles = (share.last - share.first + kDecodeTileRows - 1) / kDecodeTileRows;
-    for (int pass = 0; pass < tiles; pass += kTiles) {
-      const int here = min(kTiles, tiles - pass);
-      float sums[kTiles][kWeights][4] = {};
-      for (int column = 0; column < step.length; column += kDecodeTileColumns) {
-        const int columns = min(kDecodeTileColumns, step.length - column);
-        const auto stride = static_cast<int>(decode_row_stride(columns * sizeof(T)));
-        const int first = warp * kTerms + lane % 4 * 8;  // of this lane in step 0
-        uint4 x[kSteps] = {};
+    float chains[kChains][kTiles][kWeights][4] = {};
+    for (int column = 0; column < step.length; column += kDecodeTileColumns) {
+      const int columns = min(kDecodeTileColumns, step.length - column);
+      const auto stride = static_cast<int>(decode_row_stride(columns * sizeof(T)));
+      const int first = warp * kTerms + lane % 4 * 8;  // of this lane in step 0
+      uint4 x[kSteps] = {}, weights[kTiles][kWeights][kSteps] = {};
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i) {
-          const int at = first + i * kDecodeProgramWarps * kTerms;
-          if (row < kRows && at < columns) {
-            x[i] =
-                *reinterpret_cast<const uint4*>(input + row * p.layout.input_stride + column + at);
-          }
+      for (int i = 0; i < kSteps; ++i) {
+        const int at = first + i * kDecodeProgramWarps * kTerms;
+        if (row < kRows && at < columns) {
+          x[i] = *reinterpret_cast<const uint4*>(input + row * p.layout.input_stride + column + at);
         }
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-          if (t >= here) break;
-          uint4 weights[kWeights][kSteps] = {};
-#pragma unroll
-          for (int w = 0; w < kWeights; ++w) {
-            const unsigned char* const piece =
-                ring.wait_for(t * kWeights + w) + row * stride + first * sizeof(T);
-#pragma unroll
-            for (int i = 0; i < kSteps; ++i) {
-              const int offset = i * kDecodeProgramWarps * kTerms;
-              if (first + offset < columns)
-                weights[w][i] = *reinterpret_cast<const uint4*>(piece + offset * sizeof(T));
-            }
-          }
-#pragma unroll
-          for (int w = 0; w < kWeights; ++w) {
-#pragma unroll
-            for (int i = 0; i < kSteps; ++i) {
-              const uint4& b = weights[w][i];
-              multiply_add<T>(sums[t][w], x[i].x, x[i].y, b.x, b.y);
-              multiply_add<T>(sums[t][w], x[i].z, x[i].w, b.z, b.w);
-            }
-          }
-        }
-        ring.release(here * kWeights);
       }
-      // Parts of the turn before may be written again once all threads have come to the barrier.
-      constexpr int kPart = kRows * kDecodeTileRows, kWarpParts = kTiles * kWeights * kPart;
-      float* const set = parts + turn * kDecodeProgramWarps * kWarpParts;
-      turn ^= 1;
-      if (row < kRows) {
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int w = 0; w < kWeights; ++w) {
+          const unsigned char* const piece =
+              ring.wait_for(t * kWeights + w) + row * stride + first * sizeof(T);
+#pragma unroll
+          for (int i = 0; i < kSteps; ++i) {
+            const int offset = i * kDecodeProgramWarps * kTerms;
+            if (first + offset < columns)
+              weights[t][w][i] = *reinterpret_cast<const uint4*>(piece + offset * sizeof(T));
+          }
+        }
+      }
+      ring.release(kTiles * kWeights);
+      const auto multiply_all = [&](float(&to)[kTiles][kWeights][4], int i, bool high) {
 #pragma unroll
         for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
           for (int w = 0; w < kWeights; ++w) {
-            *reinterpret_cast<float2*>(set + warp * kWarpParts + (t * kWeights + w) * kPart +
-                                       row * kDecodeTileRows +
-                                       lane % 4 * 2) = {sums[t][w][0], sums[t][w][1]};
+            const uint4& b = weights[t][w][i];
+            if (high) {
+              multiply_add<T>(to[t][w], x[i].z, x[i].w, b.z, b.w);
+            } else {
+              multiply_add<T>(to[t][w], x[i].x, x[i].y, b.x, b.y);
+            }
           }
         }
+      };
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) {
+        multiply_all(chains[2 * i % kChains], i, false);
+        multiply_all(chains[(2 * i + 1) % kChains], i, true);
       }
-      sync_computing();
-      // A thread has two columns of a row.
-      constexpr int kPairs = kDecodeTileRows / 2, kMostTiles = 4;
-      static_assert(kTiles <= kMostTiles && kPairs * kMostTiles * kRows <= kProgramThreads);
-      const int pair = thread % kPairs, t = thread / kPairs % kMostTiles;
-      const int m = thread / (kPairs * kMostTiles);
-      const int at = share.first + (pass + t) * kDecodeTileRows + 2 * pair;
-      if (t >= here || m >= p.batch || at >= share.last) continue;
-      float2 totals[kWeights] = {};
+    }
+    // Parts of the turn before may be written again once all threads have come to the barrier.
+    constexpr int kPart = kRows * kDecodeTileRows, kWarpParts = kTiles * kWeights * kPart;
+    float* const set = parts + turn * (decode_parts_floats(kRows) / 2);
+    turn ^= 1;
+    if (row < kRows) {
 #pragma unroll
-      for (int w = 0; w < kWeights; ++w) {
+      for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-        for (int of = 0; of < kDecodeProgramWarps; ++of) {
-          const auto part = *reinterpret_cast<const float2*>(
-              set + of * kWarpParts + (t * kWeights + w) * kPart + m * kDecodeTileRows + 2 * pair);
-          totals[w].x += part.x;
-          totals[w].y += part.y;
+        for (int w = 0; w < kWeights; ++w) {
+          float2 sum{0, 0};
+#pragma unroll
+          for (int chain = 0; chain < kChains; ++chain) {
+            sum.x += chains[chain][t][w][0];
+            sum.y += chains[chain][t][w][1];
+          }
+          *reinterpret_cast<float2*>(set + warp * kWarpParts + (t * kWeights + w) * kPart +
+                                     row * kDecodeTileRows + lane % 4 * 2) = sum;
         }
       }
-      float2 result = totals[0];
-      if constexpr (kWeights == 2) {
-        // Both as a product of its own would have stored them.
-        const auto gated = [](float gate, float up) {
-          const float g = rounded(gate);
-          return g * (1.0f / (1.0f + exponential<T>(-g))) * rounded(up);
-        };
-        result = {gated(totals[0].x, totals[1].x), gated(totals[0].y, totals[1].y)};
+    }
+    sync_computing();
+    // A thread has two columns of a row.
+    constexpr int kPairs = kDecodeTileRows / 2, kMostTiles = 4;
+    static_assert(kTiles <= kMostTiles && kPairs * kMostTiles * kRows <= kProgramThreads);
+    const int pair = thread % kPairs, t = thread / kPairs % kMostTiles;
+    const int m = thread / (kPairs * kMostTiles);
+    const int at = first_row + t * kDecodeTileRows + 2 * pair;
+    if (t >= kTiles || m >= p.batch || at >= last_row) return;
+    float2 totals[kWeights] = {};
+#pragma unroll
+    for (int w = 0; w < kWeights; ++w) {
+#pragma unroll
+      for (int of = 0; of < kDecodeProgramWarps; ++of) {
+        const auto part = *reinterpret_cast<const float2*>(
+            set + of * kWarpParts + (t * kWeights + w) * kPart + m * kDecodeTileRows + 2 * pair);
+        totals[w].x += part.x;
+        totals[w].y += part.y;
       }
-      if (step.y != nullptr) {
-        T* const to = static_cast<T*>(step.y) + m * step.y_stride + at;
-        to[0] = narrow<T>(result.x);
-        if (at + 1 < share.last) to[1] = narrow<T>(result.y);
-      } else {
-        store_marked(output_of(s) + m * p.exchange_stride + at / 2, pack_two<T>(result.x, result.y),
-                     mark_of(s));
-      }
+    }
+    float2 result = totals[0];
+    if constexpr (kWeights == 2) {
+      // Both as a product of its own would have stored them.
+      const auto gated = [](float gate, float up) {
+        const float g = rounded(gate);
+        return g * (1.0f / (1.0f + exponential<T>(-g))) * rounded(up);
+      };
+      result = {gated(totals[0].x, totals[1].x), gated(totals[0].y, totals[1].y)};
+    }
+    if (step.y != nullptr) {
+      T* const to = static_cast<T*>(step.y) + m * step.y_stride + at;
+      to[0] = narrow<T>(result.x);
+      if (at + 1 < last_row) to[1] = narrow<T>(result.y);
+    } else {
+      store_marked(output_of(s) + m * p.exchange_stride + at / 2, pack_two<T>(result.x, result.y),
+                   mark_of(s));
     }
   }
 
@@ -595,13 +621,10 @@ void start_decode_program(const DecodeProgramParams& params, unsigned blocks, St
       launch_decode_program<T, kRows, kDecodeQueryRows>(params, blocks, stream);
     }
   };
-  switch (decode_rows_of(params.batch)) {
-    case 1:
-      return launch.template operator()<1>();
-    case 4:
-      return launch.template operator()<4>();
-    default:
-      return launch.template operator()<kMostDecodeRows>();
+  if (params.batch == 1) {
+    launch.template operator()<1>();
+  } else {
+    launch.template operator()<kMostDecodeRows>();
   }
 }
 

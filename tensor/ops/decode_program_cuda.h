@@ -66,10 +66,10 @@ struct DecodeProgramParams {
 };
 
 inline constexpr int kDecodeProgramWarps = 8;  // that compute
-inline constexpr int kMostDecodeRows = 8;
+inline constexpr int kMostDecodeRows = 4;
 /// Rows that a kernel for so many sequences has.
 constexpr int decode_rows_of(int batch) {
-  return batch == 1 ? 1 : batch <= 4 ? 4 : kMostDecodeRows;
+  return batch == 1 ? 1 : kMostDecodeRows;
 }
 /// Rows of a weight, and columns of them, that a piece of the ring holds.
 inline constexpr int kDecodeTileRows = 8, kDecodeTileColumns = 1024;
