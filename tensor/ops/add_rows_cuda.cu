@@ -79,13 +79,21 @@ __global__ void __launch_bounds__(kThreads)
                bool overwrite) {
   using A = sum_t<T>;
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
-  if (column >= length) return;
   const int64_t chunk = blockIdx.x;
   const int64_t begin = chunk * kChunk;
   const int64_t end = rows.end_of(begin);
+  // Read at once, so that rows need not wait for their positions one by one.
+  __shared__ uint32_t chunk_keys[kChunk];
+  __shared__ uint32_t chunk_positions[kChunk];
+  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(end - begin); i += kThreads) {
+    chunk_keys[i] = rows.keys[begin + i];
+    chunk_positions[i] = rows.positions[begin + i];
+  }
+  __syncthreads();
+  if (column >= length) return;
   const bool goes_on = rows.continues(end);
   bool comes_from_before = rows.continues(begin);
-  uint32_t key = rows.keys[begin];
+  uint32_t key = chunk_keys[0];
   A total[kWidth] = {};
   const auto finish_run = [&](bool to_be_continued) {
     if (key < rows.size) {
@@ -103,20 +111,18 @@ __global__ void __launch_bounds__(kThreads)
   };
   for (int64_t i = begin; i < end; i += kAhead) {
     Pack<T, kWidth> ahead[kAhead];
-    uint32_t keys[kAhead];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       if (i + j < end) {
-        keys[j] = rows.keys[i + j];
-        ahead[j] = load_pack<kWidth>(source + rows.positions[i + j] * stride + column);
+        ahead[j] = load_pack<kWidth>(source + chunk_positions[i + j - begin] * stride + column);
       }
     }
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       if (i + j < end) {
-        if (keys[j] != key) {
+        if (chunk_keys[i + j - begin] != key) {
           finish_run(/*to_be_continued=*/false);
-          key = keys[j];
+          key = chunk_keys[i + j - begin];
         }
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) total[k] += widen(ahead[j].values[k]);
