@@ -1,4 +1,4 @@
-// Pooling: cuDNN where pool_cudnn.h has it, else one thread an output (forward) or an input
+// Pooling: cuDNN where pool_cudnn.h has it (means), else one thread an output (forward) or an input
 // (backward), so that no two threads write one element and results repeat to the bit.
 #include <algorithm>
 
@@ -177,9 +177,6 @@ __global__ void avg_pool2d_backward_kernel(const T* gradient, T* out, PoolSizes 
 
 void max_pool2d_cuda(const Tensor& x, Tensor& y, Tensor& indices, const PoolGeometry& geometry,
                      Stream stream) {
-#ifdef WEFT_HAVE_CUDNN
-  if (!indices.defined() && cuda::max_pool2d_cudnn(x, y, geometry, stream)) return;
-#endif
   dispatch_floating(x.dtype(), "max_pool2d", [&]<class T>() {
     cuda::launch("max_pool2d", stream, {cuda::blocks_for(y.numel(), kThreads), kThreads},
                  max_pool2d_kernel<T>, x.data<T>(), y.data<T>(),

@@ -24,15 +24,15 @@ cudnnPoolingMode_t mean_mode(const PoolGeometry& geometry) {
                                         : CUDNN_POOLING_AVERAGE_COUNT_EXCLUDE_PADDING;
 }
 
-PoolingDescriptor describe_pooling(const PoolGeometry& geometry, cudnnPoolingMode_t mode) {
+PoolingDescriptor describe_pooling(const PoolGeometry& geometry) {
   cudnnPoolingDescriptor_t raw = nullptr;
   WEFT_CUDNN_CHECK(cudnnCreatePoolingDescriptor(&raw));
   PoolingDescriptor descriptor(raw);
   const Pool2dOptions& o = geometry.options;
   WEFT_CUDNN_CHECK(cudnnSetPooling2dDescriptor(
-      raw, mode, CUDNN_PROPAGATE_NAN, static_cast<int>(o.kernel[0]), static_cast<int>(o.kernel[1]),
-      static_cast<int>(o.padding[0]), static_cast<int>(o.padding[1]), static_cast<int>(o.stride[0]),
-      static_cast<int>(o.stride[1])));
+      raw, mean_mode(geometry), CUDNN_PROPAGATE_NAN, static_cast<int>(o.kernel[0]),
+      static_cast<int>(o.kernel[1]), static_cast<int>(o.padding[0]), static_cast<int>(o.padding[1]),
+      static_cast<int>(o.stride[0]), static_cast<int>(o.stride[1])));
   return descriptor;
 }
 
@@ -44,11 +44,11 @@ TensorDescriptor describe_planes(const Tensor& tensor) {
 /// Runs body(handle, pooling, x descriptor, y descriptor, factors), which calls the library.
 template <class Body>
 bool pool(const char* op, const Tensor& x, const Tensor& y, const PoolGeometry& geometry,
-          cudnnPoolingMode_t mode, Stream stream, Body&& body) {
+          Stream stream, Body&& body) {
   return cudnn::run_by_cudnn(op, x.dtype(), stream.device(), [&]() -> std::string {
     if (!cudnn::fit_int({x.numel(), y.numel()})) return "sizes beyond 2^31";
     const cudnn::Handle handle(stream);
-    const PoolingDescriptor pooling = describe_pooling(geometry, mode);
+    const PoolingDescriptor pooling = describe_pooling(geometry);
     const TensorDescriptor x_descriptor = describe_planes(x), y_descriptor = describe_planes(y);
     const Factors factors(x.dtype(), 1, 0);
     return cudnn::refusal(
@@ -57,9 +57,10 @@ bool pool(const char* op, const Tensor& x, const Tensor& y, const PoolGeometry& 
   });
 }
 
-bool pool_forward(const char* op, const Tensor& x, Tensor& y, const PoolGeometry& geometry,
-                  cudnnPoolingMode_t mode, Stream stream) {
-  return pool(op, x, y, geometry, mode, stream,
+}  // namespace
+
+bool avg_pool2d_cudnn(const Tensor& x, Tensor& y, const PoolGeometry& geometry, Stream stream) {
+  return pool("avg_pool2d", x, y, geometry, stream,
               [&](cudnnHandle_t handle, cudnnPoolingDescriptor_t pooling,
                   cudnnTensorDescriptor_t x_descriptor, cudnnTensorDescriptor_t y_descriptor,
                   const Factors& factors) {
@@ -69,19 +70,9 @@ bool pool_forward(const char* op, const Tensor& x, Tensor& y, const PoolGeometry
               });
 }
 
-}  // namespace
-
-bool max_pool2d_cudnn(const Tensor& x, Tensor& y, const PoolGeometry& geometry, Stream stream) {
-  return pool_forward("max_pool2d", x, y, geometry, CUDNN_POOLING_MAX, stream);
-}
-
-bool avg_pool2d_cudnn(const Tensor& x, Tensor& y, const PoolGeometry& geometry, Stream stream) {
-  return pool_forward("avg_pool2d", x, y, geometry, mean_mode(geometry), stream);
-}
-
 bool avg_pool2d_backward_cudnn(const Tensor& dy, Tensor& dx, const PoolGeometry& geometry,
                                Stream stream) {
-  return pool("avg_pool2d_backward", dx, dy, geometry, mean_mode(geometry), stream,
+  return pool("avg_pool2d_backward", dx, dy, geometry, stream,
               [&](cudnnHandle_t handle, cudnnPoolingDescriptor_t pooling,
                   cudnnTensorDescriptor_t x_descriptor, cudnnTensorDescriptor_t y_descriptor,
                   const Factors& factors) {

@@ -7,14 +7,14 @@
 
 namespace weft::cuda {
 
-// Pooling by cuDNN. The contracts of the launchers in pool_kernels.h; each returns false, with
-// nothing done, where the library does not do it.
+// Pooling by means, by cuDNN. The contracts of the launchers in pool_kernels.h; each returns false,
+// with nothing done, where the library does not do it.
 //
-// What stays with Weft's kernels: the position of each maximum, which cuDNN does not give, and with
-// it the gradient of maxima. cuDNN finds that from x and y, and does not say which of several equal
-// elements it takes, nor, unless asked for its slower mode, always the same; ours is the first.
+// Maxima stay with Weft's kernels. cuDNN gives the lowest finite number for a window of -inf alone,
+// and not the positions of maxima. Their gradient it finds from x and y, and does not say which of
+// several equal elements it takes, nor, unless asked for its slower mode, always the same; ours is
+// the first.
 
-bool max_pool2d_cudnn(const Tensor& x, Tensor& y, const PoolGeometry& geometry, Stream stream);
 bool avg_pool2d_cudnn(const Tensor& x, Tensor& y, const PoolGeometry& geometry, Stream stream);
 bool avg_pool2d_backward_cudnn(const Tensor& dy, Tensor& dx, const PoolGeometry& geometry,
                                Stream stream);
