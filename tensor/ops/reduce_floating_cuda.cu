@@ -1,12 +1,15 @@
 #include <cmath>
+#include <limits>
+#include <type_traits>
 
 #include "ops/reduce_cuda.cuh"
 
 namespace weft {
 namespace {
 
-/// Sums of distances from the output's first element, and of their squares: that element is as near
-/// the mean as the data allow, so that little cancels in f64.
+/// Sums of distances from the output's first element, and of their squares, in f64: where all
+/// values lie far from zero little cancels, and what does, where that element lies far from the
+/// others, leaves more than the digits of T.
 template <class T>
 struct Variance {
   using A = accumulator_t<T>;
@@ -52,6 +55,42 @@ struct Variance {
     const double divisor = n - correction;
     return cuda::narrow<T>(
         static_cast<A>(divisor > 0 ? squares / divisor : std::numeric_limits<double>::quiet_NaN()));
+  }
+};
+
+/// In f64 nothing wider is left to cancel in, and the first element may lie far from all others, so
+/// counts, means and squared distances of parts combine as in Chan, Golub & LeVeque (1979).
+struct VarianceOfDoubles {
+  struct Total {
+    double count, mean;
+    double squares;  // sum of squared distances from the mean
+  };
+  using Result = double;
+  double correction;
+
+  __device__ void start(const double*) {}
+  __device__ Total identity() const { return {0, 0, 0}; }
+  template <int kWidth>
+  __device__ void take(Total& total, const double (&values)[kWidth], int64_t) const {
+    double mean = 0;  // multiplied before they are added, values do not overflow
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) mean += values[k] * (1.0 / kWidth);
+    double squares = 0;
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) squares += (values[k] - mean) * (values[k] - mean);
+    total = combine(total, {kWidth, mean, squares});
+  }
+  __device__ Total combine(const Total& a, const Total& b) const {
+    if (a.count == 0) return b;
+    if (b.count == 0) return a;
+    const double count = a.count + b.count;
+    const double distance = b.mean - a.mean, share = b.count / count;
+    return {count, a.mean + distance * share,
+            a.squares + b.squares + distance * distance * (a.count * share)};
+  }
+  __device__ Result finish(const Total& total, int64_t) const {
+    const double divisor = total.count - correction;
+    return divisor > 0 ? total.squares / divisor : std::numeric_limits<double>::quiet_NaN();
   }
 };
 
@@ -125,7 +164,8 @@ void cuda::reduce_floating_cuda(const ReduceParams& params, const Tensor& x, Ten
                                 Stream stream) {
   dispatch_floating(x.dtype(), params.name, [&]<class T>() {
     if (params.op == ReduceOp::var) {
-      run_reduction<T>(params, Variance<T>{params.parameter}, x, out, stream);
+      using Reducer = std::conditional_t<std::is_same_v<T, double>, VarianceOfDoubles, Variance<T>>;
+      run_reduction<T>(params, Reducer{params.parameter}, x, out, stream);
     } else if (params.op == ReduceOp::norm) {
       run_reduction<T>(params, Norm<T>{params.parameter}, x, out, stream);
     } else {
