@@ -4,12 +4,14 @@
 #include <limits>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "weft/tensor/error.h"
+#include "weft/tensor/ops/linear.h"
 #include "weft/tensor/parallel.h"
 
 #include "random_tensor.h"
@@ -300,6 +302,31 @@ TEST(Matmul, HalfOperandsGiveUnroundedF32Sums) {
       for (double& value : expected.values) value += 2;
       for (double& magnitude : expected.magnitudes) magnitude += 2;
       expect_product(total, expected, k, dtype);
+    }
+  }
+}
+
+/// A library may complete inner sizes in its scratch: what lay there before must not matter.
+TEST(Matmul, InnerSizesAroundBlocksOfTheLibrary) {
+  for (const int64_t k : {31, 33, 61, 62, 63, 64, 65, 95, 127}) {
+    for (const auto [m, n] : {std::pair{37, 45}, {53, 23}, {34, 130}, {300, 64}}) {
+      SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k);
+      const Tensor a = random_tensor({m, k}, DType::bf16, 24);
+      const Tensor b = random_tensor({k, n}, DType::bf16, 25);
+      const Reference expected = multiply_matrices(a, b);
+      const Tensor turned_a = a.transpose(0, 1).contiguous(), weight = b.to(DType::f32);
+      const auto leave_huge_values = [] {
+        std::vector<Tensor> blocks;
+        for (int64_t bytes = 64; bytes < (1 << 20); bytes *= 2)
+          blocks.push_back(full({bytes}, 0xda, DType::u8));
+      };
+      leave_huge_values();
+      expect_product(matmul(a, b, {.out_dtype = DType::f32}), expected, k, DType::bf16);
+      leave_huge_values();
+      expect_product(matmul(turned_a, b, {.transpose_a = true, .out_dtype = DType::f32}), expected,
+                     k, DType::bf16);
+      leave_huge_values();
+      expect_product(linear(a, weight.transpose(0, 1)), expected, k, DType::bf16);
     }
   }
 }
