@@ -1,6 +1,7 @@
 #pragma once
 
 // Small decoders of every mechanism.
+#include <algorithm>
 #include <memory>
 #include <ostream>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "weft/attention/registry.h"
 #include "weft/nn/decoder.h"
+#include "weft/tensor/parallel.h"
 
 #include "attention_cuda_test_data.h"
 
@@ -78,13 +80,19 @@ inline bool all_same(const StateDict& a, const StateDict& b) {
   return true;
 }
 
-/// Runs for each of all_decoder_cases(), where there is a GPU.
+/// Runs for each of all_decoder_cases(), where there is a GPU. These decoders are so small that
+/// many threads on the CPU would mostly wait for each other.
 class EachDecoderOnGpu : public ::testing::TestWithParam<DecoderCase> {
  protected:
   void SetUp() override {
     if (!is_available(attention::testing::kGpu))
       GTEST_SKIP() << unavailable_reason(attention::testing::kGpu);
+    set_num_threads(std::min(threads_, 4));
   }
+  void TearDown() override { set_num_threads(threads_); }
+
+ private:
+  int threads_ = num_threads();
 };
 
 }  // namespace weft::nn::testing
