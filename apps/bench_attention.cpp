@@ -220,7 +220,7 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
   if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
 
   Console console(settings.messages);
-  const AttentionLog attention(settings.attention_backend, console);
+  const AttentionLog attention(settings.attention_backend, console, AttentionLog::Wanted::always);
   double product_rate = 0;
   std::vector<AttentionBenchPoint> points;
   for (const int64_t length : lengths) {

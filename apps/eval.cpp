@@ -352,7 +352,8 @@ int evaluate(const std::vector<std::string>& arguments) {
 
   const Device device = resolve_device(settings.device);
   Console console(settings.messages);
-  const AttentionLog attention(settings.attention_backend, console);
+  const AttentionLog attention(settings.attention_backend, console,
+                               AttentionLog::Wanted::when_verbose);
   LoadedRun run = load_run(settings.run, device, console);
   Json results = Json::array();
   for (const std::string& suite : settings.suites) {

@@ -72,7 +72,7 @@ int generate(const std::vector<std::string>& arguments) {
 
   const Device device = resolve_device(device_name);
   Console console(messages);
-  const AttentionLog attention(attention_backend, console);
+  const AttentionLog attention(attention_backend, console, AttentionLog::Wanted::when_verbose);
   const LoadedRun run = load_run(run_path, device, console);
   for (const auto& [name, parameter] : run.model->named_parameters()) {
     if (all_finite(parameter.data())) continue;

@@ -35,7 +35,7 @@ int train(const std::vector<std::string>& arguments) {
   set_deterministic(config.deterministic);
 
   Console console(config.console);
-  const AttentionLog attention(config.attention_backend, console);
+  const AttentionLog attention(config.attention_backend, console, AttentionLog::Wanted::always);
   RunPlan plan(config);
   plan.describe(console);
   if (config.dry_run) return kDone;

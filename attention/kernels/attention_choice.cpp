@@ -18,7 +18,6 @@ constexpr double kFewProducts = 1 << 28;
 
 /// Why Weft's kernels are preferred where cuDNN's may be able; empty where they are not.
 std::string preference(const FlashAttentionParams& p) {
-  if (has_few_rows(p)) return "few query rows, which Weft's kernels spread over the whole GPU";
   const double products = static_cast<double>(p.batch * p.heads) * static_cast<double>(p.queries) *
                           static_cast<double>(p.keys) * static_cast<double>(p.dim + p.value_dim);
   if (products < kFewProducts) return "too small to be worth a plan of cuDNN's";
@@ -83,6 +82,8 @@ bool choose(const char* op, const Params& params, Stream stream) {
     reason = "cuDNN runs on GPUs";
   } else if (wanted == AttentionBackend::weft) {
     reason = "asked for by name";
+  } else if (wanted == AttentionBackend::automatic && has_few_rows(params)) {
+    return false;  // these always have kernels that spread their keys over the whole GPU
   } else {
     if (wanted == AttentionBackend::automatic) reason = preference(params);
     if (reason.empty()) reason = ban(params);

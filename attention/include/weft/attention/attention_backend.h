@@ -32,8 +32,9 @@ struct AttentionChoice {
 };
 
 /// Is called when a kind of problem first runs, and when it first runs another way. Kinds differ in
-/// direction, type, heads, mask and device, not in lengths. An empty function: nobody is told.
-/// Calls come one at a time from the threads that attend, and must not attend themselves.
+/// direction, type, heads, mask and device, not in lengths. Few query rows, as in decoding, are
+/// Weft's without a choice and not told. An empty function: nobody is told. Calls come one at a
+/// time from the threads that attend, and must not attend themselves.
 using AttentionListener = std::function<void(const AttentionChoice&)>;
 void set_attention_listener(AttentionListener listener);
 
