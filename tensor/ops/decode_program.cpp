@@ -211,8 +211,8 @@ void DecodeRecorder::plan() {
   const auto all = static_cast<int64_t>(context.properties().sharedMemPerBlockOptin) - kStaticBytes;
   const int64_t piece_bytes = kDecodeTileRows * decode_row_stride(kDecodeTileColumns * element);
   const int64_t pieces = std::min((all - layout.ring) / piece_bytes, kMostPieces);
-  constexpr int64_t kFewestPieces = 4;  // fewer would not keep the memory busy
-  require(layout.ring <= all && pieces >= kFewestPieces);
+  // Those that are multiplied together are there together.
+  require(layout.ring <= all && pieces >= std::max(kDecodeTiles, 2 * kDecodeGatedTiles));
   layout.pieces = static_cast<int>(pieces);
   layout.piece_bytes = static_cast<int>(piece_bytes);
   layout.total = static_cast<int>(layout.ring + pieces * piece_bytes);

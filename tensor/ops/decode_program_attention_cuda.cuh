@@ -61,7 +61,9 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     const DecodeAttentionPart& step, int s) {
   constexpr int kWidth = 8;
   constexpr int kGroups = kProgramThreads / kLanes;  // keys that a block meets at a time
-  constexpr int kKeys = 2;                           // of a piece of the ring that a group has
+  // Of the ring, and keys of each that a group has, at a time.
+  constexpr int kPieces = kQueries == 1 ? 3 : 2, kKeysOfPiece = 2;
+  constexpr int kKeys = kPieces * kKeysOfPiece;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int dim = step.dim, half = dim / 2;
   const int group = thread / kLanes, element = thread % kLanes * kWidth;
@@ -77,7 +79,6 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
   const float* const table = step.table == nullptr ? nullptr : step.table + angles * dim;
   const int slot = static_cast<int>(position < step.slots ? position : position % step.slots);
   const int units = AttentionUnit::count(step, p.batch, kQueries);
-#pragma unroll 1
   for (int u = static_cast<int>(blockIdx.x); u < units; u += static_cast<int>(gridDim.x)) {
     const AttentionUnit unit(step, u, kQueries);
     if (unit.part >= keys.parts) continue;
@@ -105,7 +106,6 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
       *reinterpret_cast<float2*>(to + half + i) = high;
     };
     const int quarter = half / 2;
-#pragma unroll 1
     for (int item = thread; item < unit.heads * quarter; item += kProgramThreads) {
       const int r = item / quarter, i = 2 * (item % quarter);
       float2 low, high;
@@ -116,7 +116,6 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
       const int64_t head = static_cast<int64_t>(unit.b) * step.kv_heads + unit.kv_head;
       const int64_t row = (head * step.slots + slot) * dim;
       // By other threads than those that begin with the queries, keys and values at once.
-#pragma unroll 1
       for (int item = thread ^ (kProgramThreads / 2); item < 2 * quarter; item += kProgramThreads) {
         const bool is_value = item >= quarter;
         const int i = 2 * (is_value ? item - quarter : item);
@@ -150,20 +149,25 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     };
 
     const int begin = unit.part * keys.length, end = min(begin + keys.length, keys.end);
-#pragma unroll 1
-    for (int base = begin; base < end; base += step.keys_per_piece) {
+    for (int base = begin; base < end; base += kPieces * step.keys_per_piece) {
+      const int pieces = min((end - base + step.keys_per_piece - 1) / step.keys_per_piece, kPieces);
       Pack<T, kWidth> key_packs[kKeys] = {}, value_packs[kKeys] = {};
       bool seen[kKeys];
-      const T* const cached = reinterpret_cast<const T*>(ring.wait_for(0)) + element;
 #pragma unroll
-      for (int k = 0; k < kKeys; ++k) {
-        const int at = k * kGroups + group, key = base + at;
-        seen[k] = key < end && key != keys.skipped;
-        if (!seen[k] || !has_elements) continue;
-        key_packs[k] = load_pack<kWidth>(cached + at * dim);
-        value_packs[k] = load_pack<kWidth>(cached + (step.keys_per_piece + at) * dim);
+      for (int piece = 0; piece < kPieces; ++piece) {
+        const T* const cached =
+            piece < pieces ? reinterpret_cast<const T*>(ring.wait_for(piece)) + element : nullptr;
+#pragma unroll
+        for (int k = 0; k < kKeysOfPiece; ++k) {
+          const int at = k * kGroups + group, key = base + piece * step.keys_per_piece + at;
+          const int of = piece * kKeysOfPiece + k;
+          seen[of] = key < end && key != keys.skipped;
+          if (!seen[of] || !has_elements) continue;
+          key_packs[of] = load_pack<kWidth>(cached + at * dim);
+          value_packs[of] = load_pack<kWidth>(cached + (step.keys_per_piece + at) * dim);
+        }
       }
-      ring.release(1);
+      ring.release(pieces);
       float weights[kKeys][kQueries];
 #pragma unroll
       for (int k = 0; k < kKeys; ++k) {
@@ -227,7 +231,6 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     }
     sync_computing();
     // A thread has two elements.
-#pragma unroll 1
     for (int item = thread; item < unit.heads * half; item += kProgramThreads) {
       const int r = item / half, e = 2 * (item % half);
       float mosts[kDecodeProgramWarps], highest = kMinusInfinity<float>;
@@ -280,7 +283,6 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::merge_parts(
   const int own_first = share.first + static_cast<int>(threadIdx.x) / kMergers * 2;
   // By whole warps, for the shuffles.
   const int warp_first = share.first + static_cast<int>(threadIdx.x) / 32 * (32 / kMergers) * 2;
-#pragma unroll 1
   for (int skipped = 0; warp_first + skipped < share.last; skipped += kAtOnce) {
     const int i = own_first + skipped;
     const bool is_own = i < share.last;
@@ -289,7 +291,6 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::merge_parts(
         p.partials + static_cast<int64_t>(row) * step.splits * stride;
     float most = kMinusInfinity<float>, total = 0;
     float2 sum{0, 0};
-#pragma unroll 1
     for (int part = merger; is_own && part < keys.parts; part += kMergers) {
       const Marked* const from = parts_of_row + part * stride;
       const MarkedTwo statistics = peek_two_marked(from + step.dim);

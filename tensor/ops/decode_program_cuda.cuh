@@ -157,29 +157,29 @@ __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
     copy_bulk(to, from, static_cast<unsigned>(bytes), ring.full[ring.at], policy);
   };
   constexpr int kBytes = static_cast<int>(sizeof(T));
-#pragma unroll 1
   for (int s = 0; s < p.step_count; ++s) {
     if (steps[s].is_product) {
       const DecodeProductStep& step = steps[s].product;
       const BlockShare share = shares[s];
       const int weights = step.up != nullptr ? 2 : 1;
-#pragma unroll 1
-      for (int row = share.first; row < share.last; row += kDecodeTileRows) {
-        const int rows = min(kDecodeTileRows, share.last - row);
-#pragma unroll 1
-        for (int w = 0; w < weights; ++w) {
-          const T* const weight = static_cast<const T*>(w == 0 ? step.weight : step.up);
-          const int64_t weight_stride = w == 0 ? step.weight_stride : step.up_stride;
-#pragma unroll 1
-          for (int column = 0; column < step.length; column += kDecodeTileColumns) {
-            const int columns = min(kDecodeTileColumns, step.length - column);
-            const auto stride = static_cast<int>(decode_row_stride(columns * kBytes));
-            unsigned char* const to = begin_piece(rows * columns * kBytes);
-            if (lane < rows) {
-              copy(to + lane * stride, weight + (row + lane) * weight_stride + column,
-                   columns * kBytes);
+      const int pass_rows = kDecodeTileRows * (weights == 2 ? kDecodeGatedTiles : kDecodeTiles);
+      for (int pass = share.first; pass < share.last; pass += pass_rows) {
+        const int pass_end = min(pass + pass_rows, share.last);
+        for (int column = 0; column < step.length; column += kDecodeTileColumns) {
+          const int columns = min(kDecodeTileColumns, step.length - column);
+          const auto stride = static_cast<int>(decode_row_stride(columns * kBytes));
+          for (int row = pass; row < pass_end; row += kDecodeTileRows) {
+            const int rows = min(kDecodeTileRows, pass_end - row);
+            for (int w = 0; w < weights; ++w) {
+              unsigned char* const to = begin_piece(rows * columns * kBytes);
+              const T* const weight = static_cast<const T*>(w == 0 ? step.weight : step.up);
+              const int64_t weight_stride = w == 0 ? step.weight_stride : step.up_stride;
+              if (lane < rows) {
+                copy(to + lane * stride, weight + (row + lane) * weight_stride + column,
+                     columns * kBytes);
+              }
+              ring.advance(1);
             }
-            ring.advance(1);
           }
         }
       }
@@ -187,12 +187,10 @@ __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
       const DecodeAttentionPart& step = steps[s].attention;
       const CachedKeys keys(step, position);
       const int units = AttentionUnit::count(step, p.batch, kQueries);
-#pragma unroll 1
       for (int u = static_cast<int>(blockIdx.x); u < units; u += static_cast<int>(gridDim.x)) {
         const AttentionUnit unit(step, u, kQueries);
         const int first = unit.part * keys.length, end = min(first + keys.length, keys.end);
         const int64_t head = static_cast<int64_t>(unit.b) * step.kv_heads + unit.kv_head;
-#pragma unroll 1
         for (int key = first; key < end; key += step.keys_per_piece) {
           const int bytes = min(step.keys_per_piece, end - key) * step.dim * kBytes;
           const int64_t from = (head * step.slots + key) * step.dim;
@@ -252,12 +250,10 @@ struct Computation {
   }
 
   __device__ __forceinline__ void read_tokens() {
-#pragma unroll 1
     for (int m = 0; m < p.batch; ++m) {
       const int64_t token = p.tokens[m];
       const bool is_known = token >= 0 && token < p.vocabulary;
       const int64_t row = token * p.table_stride;
-#pragma unroll 1
       for (int u = 0; own(u) < p.width; ++u) {
         const int i = own(u);
 #pragma unroll
@@ -280,7 +276,6 @@ struct Computation {
   __device__ __forceinline__ void collect(int s, int length, Use&& use) {
     const Marked* const from = output_of(s);
     const uint32_t mark = mark_of(s);
-#pragma unroll 1
     for (int first = 0; own(first) < length; first += kAhead) {
       MarkedTwo found[kRows][kAhead];
 #pragma unroll
@@ -338,7 +333,6 @@ struct Computation {
 #pragma unroll
       for (int m = 0; m < kRows; ++m) {
         if (m >= p.batch) break;
-#pragma unroll 1
         for (int u = 0; own(u) < step.length; ++u)
           add_squares(m, *reinterpret_cast<const float4*>(stream + m * p.width + own(u)));
       }
@@ -366,130 +360,142 @@ struct Computation {
       for (int u = 0; u < kGains; ++u) {
         if (own(u) < step.length) store(own(u), gains[u]);
       }
-#pragma unroll 1
       for (int u = kGains; own(u) < step.length; ++u)
         store(own(u), *reinterpret_cast<const float4*>(step.gain + own(u)));
     }
     sync_computing();
   }
 
-  /// A lane's operands of a piece: 8 terms of a row of x and of one of the weight, kSteps times.
-  static constexpr int kTerms = 32;  // columns of a warp's step
-  static constexpr int kSteps = kDecodeTileColumns / kTerms / kDecodeProgramWarps;
-  struct Operands {
-    uint4 x[kSteps], weight[kSteps];
-  };
-
-  /// Of the next piece, which holds columns from `column` on.
-  __device__ __forceinline__ Operands take_piece(const DecodeProductStep& step, int column) {
-    const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-    const int row = lane / 4, first = warp * kTerms + lane % 4 * 8;
-    const int columns = min(kDecodeTileColumns, step.length - column);
-    const auto stride = static_cast<int>(decode_row_stride(columns * sizeof(T)));
-    const T* const x = input + row * p.layout.input_stride + column + first;
-    Operands operands{};
-    const unsigned char* const piece = ring.wait_for(0) + row * stride + first * sizeof(T);
-#pragma unroll
-    for (int i = 0; i < kSteps; ++i) {
-      const int offset = i * kDecodeProgramWarps * kTerms;
-      if (first + offset >= columns) continue;
-      operands.weight[i] = *reinterpret_cast<const uint4*>(piece + offset * sizeof(T));
-      if (row < kRows) operands.x[i] = *reinterpret_cast<const uint4*>(x + offset);
+  /// The block's rows of a product, kMostTiles times eight at a time.
+  template <int kWeights, int kMostTiles>
+  __device__ __forceinline__ void multiply(const DecodeProductStep& step, int s) {
+    const BlockShare share = shares[s];
+    int row = share.first;
+    constexpr int kMostRows = kMostTiles * kDecodeTileRows;
+    for (; share.last - row > (kMostTiles - 1) * kDecodeTileRows; row += kMostRows)
+      multiply_tiles<kWeights, kMostTiles>(step, s, row, min(row + kMostRows, share.last));
+    const int left = (share.last - row + kDecodeTileRows - 1) / kDecodeTileRows;
+    if (left == 1) multiply_tiles<kWeights, 1>(step, s, row, share.last);
+    if (left == 2) multiply_tiles<kWeights, 2>(step, s, row, share.last);
+    if constexpr (kMostTiles > 3) {
+      if (left == 3) multiply_tiles<kWeights, 3>(step, s, row, share.last);
     }
-    ring.release(1);
-    return operands;
   }
 
-  /// The block's rows of a product, some times eight together. Loops are not unrolled where that
-  /// would make the kernel larger than the caches of instructions: each part of it runs once a
-  /// layer.
-  template <int kWeights>
-  __device__ __forceinline__ void multiply(const DecodeProductStep& step, int s) {
+  /// Rows [first_row, last_row) of a product, which are kTiles times eight or a few less.
+  template <int kWeights, int kTiles>
+  __device__ __forceinline__ void multiply_tiles(const DecodeProductStep& step, int s,
+                                                 int first_row, int last_row) {
     static_assert(sizeof(T) == 2);
+    // Instructions of the tensor cores take long, but many can be on their way.
+    constexpr int kChains = kTiles * kWeights == 1 ? 4 : kTiles * kWeights == 2 ? 2 : 1;
+    constexpr int kTerms = 32;  // columns of a warp's step
+    constexpr int kSteps = kDecodeTileColumns / kTerms / kDecodeProgramWarps;
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
-    const BlockShare share = shares[s];
-    constexpr int kTiles = kDecodeTiles / kWeights;
-    constexpr int kPassRows = kTiles * kDecodeTileRows;
-    constexpr int kPart = kRows * kDecodeTileRows, kWarpParts = kDecodeTiles * kPart;
-    const int chunks = (step.length + kDecodeTileColumns - 1) / kDecodeTileColumns;
-#pragma unroll 1
-    for (int pass = share.first; pass < share.last; pass += kPassRows) {
-      const int pass_end = min(pass + kPassRows, share.last);
-      float* const set = parts + turn * kDecodeProgramWarps * kWarpParts;
-      turn ^= 1;
-      float* to = set + warp * kWarpParts + lane / 4 * kDecodeTileRows + lane % 4 * 2;
-      int pieces = (pass_end - pass + kDecodeTileRows - 1) / kDecodeTileRows * kWeights * chunks;
-      int column = 0;
-      Operands operands = take_piece(step, 0);
-      // Instructions of the tensor cores take long, but several can be on their way.
-      constexpr int kChains = 4;
-      float chains[kChains][4] = {};
-#pragma unroll 1
-      while (pieces > 0) {
-        const Operands now = operands;
-        --pieces;
-        column += kDecodeTileColumns;
-        const bool is_last = column >= step.length;
-        if (is_last) column = 0;
-        if (pieces > 0) operands = take_piece(step, column);
+    const int row = lane / 4;  // of x, and of the piece's rows of w
+    float chains[kChains][kTiles][kWeights][4] = {};
+    for (int column = 0; column < step.length; column += kDecodeTileColumns) {
+      const int columns = min(kDecodeTileColumns, step.length - column);
+      const auto stride = static_cast<int>(decode_row_stride(columns * sizeof(T)));
+      const int first = warp * kTerms + lane % 4 * 8;  // of this lane in step 0
+      uint4 x[kSteps] = {}, weights[kTiles][kWeights][kSteps] = {};
 #pragma unroll
-        for (int i = 0; i < kSteps; ++i)
-          multiply_add<T>(chains[i % kChains], now.x[i].x, now.x[i].y, now.weight[i].x,
-                          now.weight[i].y);
-#pragma unroll
-        for (int i = 0; i < kSteps; ++i)
-          multiply_add<T>(chains[i % kChains], now.x[i].z, now.x[i].w, now.weight[i].z,
-                          now.weight[i].w);
-        if (!is_last) continue;
-        if (lane / 4 < kRows) {
-          *reinterpret_cast<float2*>(to) = {
-              (chains[0][0] + chains[1][0]) + (chains[2][0] + chains[3][0]),
-              (chains[0][1] + chains[1][1]) + (chains[2][1] + chains[3][1])};
-        }
-        to += kPart;
-#pragma unroll
-        for (int chain = 0; chain < kChains; ++chain) {
-#pragma unroll
-          for (int k = 0; k < 4; ++k) chains[chain][k] = 0;
+      for (int i = 0; i < kSteps; ++i) {
+        const int at = first + i * kDecodeProgramWarps * kTerms;
+        if (row < kRows && at < columns) {
+          x[i] = *reinterpret_cast<const uint4*>(input + row * p.layout.input_stride + column + at);
         }
       }
-      // Parts of the turn before may be written again once all threads have come here.
-      sync_computing();
-      // A thread has two columns of a row.
-      constexpr int kPairs = kDecodeTileRows / 2;
-      static_assert(kPairs * kTiles * kRows <= kProgramThreads);
-      const int pair = thread % kPairs, t = thread / kPairs % kTiles;
-      const int m = thread / (kPairs * kTiles);
-      const int at = pass + t * kDecodeTileRows + 2 * pair;
-      if (m >= p.batch || at >= pass_end) continue;
-      float2 totals[kWeights] = {};
 #pragma unroll
-      for (int w = 0; w < kWeights; ++w) {
+      for (int t = 0; t < kTiles; ++t) {
 #pragma unroll
-        for (int of = 0; of < kDecodeProgramWarps; ++of) {
-          const auto part = *reinterpret_cast<const float2*>(
-              set + of * kWarpParts + (t * kWeights + w) * kPart + m * kDecodeTileRows + 2 * pair);
-          totals[w].x += part.x;
-          totals[w].y += part.y;
+        for (int w = 0; w < kWeights; ++w) {
+          const unsigned char* const piece =
+              ring.wait_for(t * kWeights + w) + row * stride + first * sizeof(T);
+#pragma unroll
+          for (int i = 0; i < kSteps; ++i) {
+            const int offset = i * kDecodeProgramWarps * kTerms;
+            if (first + offset < columns)
+              weights[t][w][i] = *reinterpret_cast<const uint4*>(piece + offset * sizeof(T));
+          }
         }
       }
-      float2 result = totals[0];
-      if constexpr (kWeights == 2) {
-        // Both as a product of its own would have stored them.
-        const auto gated = [](float gate, float up) {
-          const float g = rounded(gate);
-          return g * (1.0f / (1.0f + exponential<T>(-g))) * rounded(up);
-        };
-        result = {gated(totals[0].x, totals[1].x), gated(totals[0].y, totals[1].y)};
+      ring.release(kTiles * kWeights);
+      const auto multiply_all = [&](float(&to)[kTiles][kWeights][4], int i, bool high) {
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+          for (int w = 0; w < kWeights; ++w) {
+            const uint4& b = weights[t][w][i];
+            if (high) {
+              multiply_add<T>(to[t][w], x[i].z, x[i].w, b.z, b.w);
+            } else {
+              multiply_add<T>(to[t][w], x[i].x, x[i].y, b.x, b.y);
+            }
+          }
+        }
+      };
+#pragma unroll
+      for (int i = 0; i < kSteps; ++i) {
+        multiply_all(chains[2 * i % kChains], i, false);
+        multiply_all(chains[(2 * i + 1) % kChains], i, true);
       }
-      if (step.y != nullptr) {
-        T* const y = static_cast<T*>(step.y) + m * step.y_stride + at;
-        y[0] = narrow<T>(result.x);
-        if (at + 1 < pass_end) y[1] = narrow<T>(result.y);
-      } else {
-        store_marked(output_of(s) + m * p.exchange_stride + at / 2, pack_two<T>(result.x, result.y),
-                     mark_of(s));
+    }
+    // Parts of the turn before may be written again once all threads have come to the barrier.
+    constexpr int kPart = kRows * kDecodeTileRows, kWarpParts = kTiles * kWeights * kPart;
+    float* const set = parts + turn * (decode_parts_floats(kRows) / 2);
+    turn ^= 1;
+    if (row < kRows) {
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+        for (int w = 0; w < kWeights; ++w) {
+          float2 sum{0, 0};
+#pragma unroll
+          for (int chain = 0; chain < kChains; ++chain) {
+            sum.x += chains[chain][t][w][0];
+            sum.y += chains[chain][t][w][1];
+          }
+          *reinterpret_cast<float2*>(set + warp * kWarpParts + (t * kWeights + w) * kPart +
+                                     row * kDecodeTileRows + lane % 4 * 2) = sum;
+        }
       }
+    }
+    sync_computing();
+    // A thread has two columns of a row.
+    constexpr int kPairs = kDecodeTileRows / 2, kMostTiles = 4;
+    static_assert(kTiles <= kMostTiles && kPairs * kMostTiles * kRows <= kProgramThreads);
+    const int pair = thread % kPairs, t = thread / kPairs % kMostTiles;
+    const int m = thread / (kPairs * kMostTiles);
+    const int at = first_row + t * kDecodeTileRows + 2 * pair;
+    if (t >= kTiles || m >= p.batch || at >= last_row) return;
+    float2 totals[kWeights] = {};
+#pragma unroll
+    for (int w = 0; w < kWeights; ++w) {
+#pragma unroll
+      for (int of = 0; of < kDecodeProgramWarps; ++of) {
+        const auto part = *reinterpret_cast<const float2*>(
+            set + of * kWarpParts + (t * kWeights + w) * kPart + m * kDecodeTileRows + 2 * pair);
+        totals[w].x += part.x;
+        totals[w].y += part.y;
+      }
+    }
+    float2 result = totals[0];
+    if constexpr (kWeights == 2) {
+      // Both as a product of its own would have stored them.
+      const auto gated = [](float gate, float up) {
+        const float g = rounded(gate);
+        return g * (1.0f / (1.0f + exponential<T>(-g))) * rounded(up);
+      };
+      result = {gated(totals[0].x, totals[1].x), gated(totals[0].y, totals[1].y)};
+    }
+    if (step.y != nullptr) {
+      T* const to = static_cast<T*>(step.y) + m * step.y_stride + at;
+      to[0] = narrow<T>(result.x);
+      if (at + 1 < last_row) to[1] = narrow<T>(result.y);
+    } else {
+      store_marked(output_of(s) + m * p.exchange_stride + at / 2, pack_two<T>(result.x, result.y),
+                   mark_of(s));
     }
   }
 
@@ -501,15 +507,14 @@ struct Computation {
 
   __device__ __forceinline__ void run() {
     read_tokens();
-#pragma unroll 1
     for (int s = 0; s < p.step_count; ++s) {
       if (steps[s].is_product) {
         const DecodeProductStep& step = steps[s].product;
         read_input(step, s);
         if (step.up != nullptr) {
-          multiply<2>(step, s);
+          multiply<2, kDecodeGatedTiles>(step, s);
         } else {
-          multiply<1>(step, s);
+          multiply<1, kDecodeTiles>(step, s);
         }
       } else if (steps[s].attention.dim <= 64) {
         attend<8>(steps[s].attention, s);

@@ -73,8 +73,8 @@ constexpr int decode_rows_of(int batch) {
 }
 /// Rows of a weight, and columns of them, that a piece of the ring holds.
 inline constexpr int kDecodeTileRows = 8, kDecodeTileColumns = 1024;
-/// Tiles whose products are added up together.
-inline constexpr int kDecodeTiles = 8;
+/// Tiles that are multiplied together, of one weight and of two.
+inline constexpr int kDecodeTiles = 4, kDecodeGatedTiles = 3;
 /// Query heads that a part of the keys is met with at a time, where several share them.
 inline constexpr int kDecodeQueryRows = 4;
 
@@ -93,7 +93,9 @@ constexpr int64_t decode_attention_floats(int64_t dim) {
 
 /// Floats that the warps' parts of products need for so many rows of x: two sets by turns.
 constexpr int64_t decode_parts_floats(int64_t rows) {
-  return 2 * kDecodeProgramWarps * kDecodeTiles * kDecodeTileRows * rows;
+  constexpr int64_t kMostTiles =
+      2 * kDecodeGatedTiles > kDecodeTiles ? 2 * kDecodeGatedTiles : kDecodeTiles;
+  return 2 * kDecodeProgramWarps * kMostTiles * kDecodeTileRows * rows;
 }
 
 /// Starts the kernel for bf16 or f16.
