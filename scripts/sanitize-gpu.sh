@@ -114,7 +114,7 @@ small_tests() {
 
 # Tests that record graphs, whose memory the caching allocator alone gives. All others run with WEFT_ALLOCATOR=direct
 # under memcheck and initcheck, so that every tensor has bounds and an age of its own.
-graph_tests='Graph|Replay|CudaTrainingStep|DecoderTraining|Generat|CudaMemory'
+graph_tests='Graph|Replay|TakeNoPassOfTheirOwn|DecodeProgram|CudaTrainingStep|DecoderTraining|Generat|CudaMemory'
 
 # options_of TOOL: memcheck and initcheck look at the kernels of libraries too, since a wrong argument fails there and
 # since what those kernels write must be known. Races and barriers are looked for in Weft's kernels alone.
