@@ -309,7 +309,7 @@ TEST(Matmul, HalfOperandsGiveUnroundedF32Sums) {
 /// A library may complete inner sizes in its scratch: what lay there before must not matter.
 TEST(Matmul, InnerSizesAroundBlocksOfTheLibrary) {
   for (const int64_t k : {31, 33, 61, 62, 63, 64, 65, 95, 127}) {
-    for (const auto [m, n] : {std::pair{37, 45}, {53, 23}, {34, 130}, {300, 64}}) {
+    for (const auto& [m, n] : {std::pair{37, 45}, {53, 23}, {34, 130}, {300, 64}}) {
       SCOPED_TRACE(testing::Message() << m << " x " << n << " x " << k);
       const Tensor a = random_tensor({m, k}, DType::bf16, 24);
       const Tensor b = random_tensor({k, n}, DType::bf16, 25);
