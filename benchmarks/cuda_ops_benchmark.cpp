@@ -26,6 +26,8 @@
 #include "weft/tensor/ops/topk.h"
 #include "weft/tensor/ops/unary.h"
 
+#include "answer_version.h"
+
 namespace weft::bench {
 namespace {
 
@@ -235,6 +237,7 @@ void add_reductions(Benchmark& benchmark, DType dtype) {
 }  // namespace weft::bench
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   using namespace weft;
   using namespace weft::bench;
   Settings settings;

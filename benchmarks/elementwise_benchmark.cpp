@@ -23,6 +23,8 @@
 #include "weft/tensor/ops/unary.h"
 #include "weft/tensor/parallel.h"
 
+#include "answer_version.h"
+
 namespace {
 
 using weft::DType;
@@ -114,6 +116,7 @@ double seconds_of(const std::function<void()>& run) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   const double millions = argc > 1 ? std::atof(argv[1]) : 16;
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 7;
   if (!(millions > 0) || rounds < 1) {

@@ -26,6 +26,8 @@
 #include "weft/tensor/parallel.h"
 #include "weft/tensor/stream.h"
 
+#include "answer_version.h"
+
 namespace {
 
 using namespace weft;
@@ -208,6 +210,7 @@ void report_on(Device device, const Case& c, DType dtype, attention::AttentionBa
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   Device device = kCpu;
   std::optional<DType> dtype;
   std::string filter, backends = ",cudnn,weft,";

@@ -26,6 +26,8 @@
 #include "weft/tensor/ops/rope.h"
 #include "weft/tensor/parallel.h"
 
+#include "answer_version.h"
+
 namespace {
 
 using namespace weft;
@@ -225,6 +227,7 @@ void losses(Report& report, DType dtype) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   Settings settings;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i];

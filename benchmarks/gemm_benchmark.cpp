@@ -27,6 +27,8 @@
 #include "weft/tensor/parallel.h"
 #include "weft/tensor/tensor.h"
 
+#include "answer_version.h"
+
 // Only OpenBLAS has it; null with another CBLAS.
 extern "C" void openblas_set_num_threads(int threads) __attribute__((weak));
 
@@ -327,6 +329,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   try {
     return run(argc, argv);
   } catch (const boost::program_options::error& error) {

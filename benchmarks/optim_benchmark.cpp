@@ -23,6 +23,8 @@
 #include "weft/optim/sgd.h"
 #include "weft/tensor/parallel.h"
 
+#include "answer_version.h"
+
 namespace {
 
 using weft::Tensor;
@@ -111,6 +113,7 @@ double seconds_of(const std::function<void()>& run) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   const double millions = argc > 1 ? std::atof(argv[1]) : 64;
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 15;
   if (!(millions > 0) || rounds < 1) {

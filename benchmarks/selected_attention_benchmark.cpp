@@ -29,6 +29,8 @@
 #include "weft/tensor/generator.h"
 #include "weft/tensor/parallel.h"
 
+#include "answer_version.h"
+
 namespace {
 
 using namespace weft;
@@ -279,6 +281,7 @@ void report(const LatentCase& c, const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   Options options;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i];

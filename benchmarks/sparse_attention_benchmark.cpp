@@ -20,6 +20,8 @@
 #include "weft/tensor/generator.h"
 #include "weft/tensor/parallel.h"
 
+#include "answer_version.h"
+
 namespace {
 
 using namespace weft;
@@ -106,6 +108,7 @@ void report_selection(const SelectionCase& c, DType dtype, int repeats) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (weft::bench::answer_version(argc, argv)) return 0;
   DType dtype = DType::f32;
   std::string filter;
   int repeats = 7;

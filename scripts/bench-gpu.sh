@@ -19,36 +19,16 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-command_line="scripts/bench-gpu.sh${*:+ $*}"
-build=$root/build
-must_build=1
-setup=()
+command_line=$(shown_command "$@")
+no_install=
+no_build=
+build_dir=$root/build
 suites=step,attention,decode,ops
 cases=124m,340m-8k
 python=python3
 machine=
 out_dir=$root/benchmarks/results
-while (($#)); do
-  case $1 in
-    --no-install) setup=(--no-install) ;;
-    --no-build) must_build=0 ;;
-    --build-dir | --suites | --cases | --python | --machine | --out-dir)
-      (($# > 1)) || usage_error "$1 needs a value"
-      case $1 in
-        --build-dir) build=$2 ;;
-        --suites) suites=$2 ;;
-        --cases) cases=$2 ;;
-        --python) python=$2 ;;
-        --machine) machine=$2 ;;
-        --out-dir) out_dir=$2 ;;
-      esac
-      shift
-      ;;
-    -h | --help) print_help && exit 0 ;;
-    *) usage_error "unknown argument '$1'" ;;
-  esac
-  shift
-done
+parse_options "no-install no-build" "build-dir suites cases python machine out-dir" "$@"
 
 # shape_of CASE: the models of docs/performance.md.
 shape_of() {
@@ -74,14 +54,24 @@ if [[ $python != none ]] && ! "$python" -c 'import torch; assert torch.cuda.is_a
   python=none
 fi
 
-if ((must_build)); then
-  "$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
-  say "configuring and building in $build"
-  configure "$build" -DCMAKE_BUILD_TYPE=Release -DWEFT_ENABLE_CUDA=ON
-  cmake --build "$build" --parallel "$jobs" --target weft weft_flash_attention_benchmark weft_cuda_ops_benchmark \
-    weft_decode_benchmark >"$build/bench-build.log" || { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
+targets=(weft)
+programs=("$build_dir/apps/weft")
+for suite in "${suite_list[@]}"; do
+  case $suite in
+    attention) benchmark=weft_flash_attention_benchmark ;;
+    decode) benchmark=weft_decode_benchmark ;;
+    ops) benchmark=weft_cuda_ops_benchmark ;;
+    *) continue ;;
+  esac
+  targets+=("$benchmark")
+  programs+=("$build_dir/benchmarks/$benchmark")
+done
+if [[ ! $no_build ]]; then
+  install_needs
+  build_programs "$build_dir" "${targets[*]}" -DWEFT_ENABLE_CUDA=ON
 fi
-weft=$(find_weft "$build")
+weft=$(find_weft "$build_dir")
+revision=$(revision_of "${programs[@]}")
 
 # row PROGRAM COMMAND...: runs the command; each JSON object that it prints becomes a row of this program.
 row() {
@@ -122,7 +112,7 @@ run_step() {
 }
 
 run_attention() {
-  row weft "$build/benchmarks/weft_flash_attention_benchmark" --device cuda --backend cudnn
+  row weft "$build_dir/benchmarks/weft_flash_attention_benchmark" --device cuda --backend cudnn
   peer torch_gpu_attention.py
 }
 
@@ -132,11 +122,11 @@ run_decode() {
     row "weft-340m-$context" "$weft" bench decode --device cuda --dtype bf16 --n-layers 24 --d-model 1024 --n-heads 16 \
       --d-ff 2816 --vocab-size 32000 --context "$context" --new-tokens 128 --format json
   done
-  row weft "$build/benchmarks/weft_decode_benchmark"
+  row weft "$build_dir/benchmarks/weft_decode_benchmark"
 }
 
 run_ops() {
-  row weft "$build/benchmarks/weft_cuda_ops_benchmark"
+  row weft "$build_dir/benchmarks/weft_cuda_ops_benchmark"
 }
 
 rows=$(mktemp)
@@ -148,7 +138,7 @@ for suite in "${suite_list[@]}"; do
   out=$out_dir/$(date -u +%Y-%m-%d)-$machine-cuda-$suite.json
   {
     printf '{\n'
-    result_header "cuda-$suite" "$command_line" "$machine"
+    result_header "cuda-$suite" "$command_line" "$machine" "$revision"
     printf '  "gpu": {"name": "%s", "driver": "%s"},\n  "rows": [\n' "$gpu" "$driver"
     sed 's/^/    /; $!s/$/,/' "$rows"
     printf '  ]\n}\n'

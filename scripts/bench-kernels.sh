@@ -20,60 +20,45 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Threads that spin while they wait would slow each other down wherever a core is shared.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-command_line="scripts/bench-kernels.sh${*:+ $*}"
+command_line=$(shown_command "$@")
 all=gemm,flash_attention,selected_attention,sparse_attention,fused_ops,elementwise,optim,layers,decode
-build=$root/build
-setup=()
+no_install=
+build_dir=$root/build
 machine=
 suites=$all
 out=
-while (($#)); do
-  case $1 in
-    --no-install) setup=(--no-install) ;;
-    --build-dir | --machine | --suites | --out)
-      (($# > 1)) || usage_error "$1 needs a value"
-      case $1 in
-        --build-dir) build=$2 ;;
-        --machine) machine=$2 ;;
-        --suites) suites=$2 ;;
-        --out) out=$2 ;;
-      esac
-      shift
-      ;;
-    -h | --help) print_help && exit 0 ;;
-    *) usage_error "unknown argument '$1'" ;;
-  esac
-  shift
-done
+parse_options no-install "build-dir machine suites out" "$@"
 IFS=, read -ra suite_list <<<"$suites"
 targets=(weft)
+programs=("$build_dir/apps/weft")
 for suite in "${suite_list[@]}"; do
   [[ ,$all, == *",$suite,"* ]] || usage_error "there is no suite '$suite'; allowed are ${all//,/, }"
-  if [[ $suite != layers && $suite != decode ]]; then targets+=("weft_${suite}_benchmark"); fi
+  if [[ $suite != layers && $suite != decode ]]; then
+    targets+=("weft_${suite}_benchmark")
+    programs+=("$build_dir/benchmarks/weft_${suite}_benchmark")
+  fi
 done
 
-"$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
-say "configuring and building in $build"
-configure "$build" -DCMAKE_BUILD_TYPE=Release -DWEFT_BUILD_BENCHMARKS=ON
-cmake --build "$build" --parallel "$jobs" --target "${targets[@]}" >"$build/bench-build.log" ||
-  { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
+install_needs
+build_programs "$build_dir" "${targets[*]}" -DWEFT_BUILD_BENCHMARKS=ON
+revision=$(revision_of "${programs[@]}")
 
 # run SUITE: its JSON: an object or an array, or objects one in a line.
 run() {
   if [[ $1 == layers ]]; then
-    "$build/apps/weft" bench attention --attention full,swa,mla,gla,nsa,asa --seq-len 1k,2k,4k,8k,16k --repeats 3 \
+    "$build_dir/apps/weft" bench attention --attention full,swa,mla,gla,nsa,asa --seq-len 1k,2k,4k,8k,16k --repeats 3 \
       --quiet --format json
   elif [[ $1 == decode ]]; then
     local batch separator='['
     for batch in 1 2 4 8; do
       printf '%s' "$separator"
-      "$build/apps/weft" bench attention --attention full,nsa,asa --seq-len 16k --batch-size "$batch" --no-forward \
+      "$build_dir/apps/weft" bench attention --attention full,nsa,asa --seq-len 16k --batch-size "$batch" --no-forward \
         --repeats 10 --quiet --format json | sed '1s/^\[//; $s/\]$//' || return 1
       separator=','
     done
     printf ']\n'
   else
-    "$build/benchmarks/weft_$1_benchmark"
+    "$build_dir/benchmarks/weft_$1_benchmark"
   fi
 }
 
@@ -89,7 +74,7 @@ out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-cpu-kernels.js
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
-  result_header cpu-kernels "$command_line" "$machine"
+  result_header cpu-kernels "$command_line" "$machine" "$revision"
   printf '  "suites": {'
   separator=
   for suite in "${suite_list[@]}"; do

@@ -18,34 +18,15 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-command_line="scripts/bench.sh${*:+ $*}"
-build=$root/build
-setup=()
+command_line=$(shown_command "$@")
+no_install=
+build_dir=$root/build
 machine=
 cases=d192,d384,d768
 rounds=3
 steps=5
 out=
-while (($#)); do
-  case $1 in
-    --no-install) setup=(--no-install) ;;
-    --build-dir | --machine | --cases | --rounds | --steps | --out)
-      (($# > 1)) || usage_error "$1 needs a value"
-      case $1 in
-        --build-dir) build=$2 ;;
-        --machine) machine=$2 ;;
-        --cases) cases=$2 ;;
-        --rounds) rounds=$2 ;;
-        --steps) steps=$2 ;;
-        --out) out=$2 ;;
-      esac
-      shift
-      ;;
-    -h | --help) print_help && exit 0 ;;
-    *) usage_error "unknown argument '$1'" ;;
-  esac
-  shift
-done
+parse_options no-install "build-dir machine cases rounds steps out" "$@"
 [[ $rounds =~ ^[1-9][0-9]*$ && $steps =~ ^[1-9][0-9]*$ ]] || usage_error "--rounds and --steps must be positive"
 
 # The three models of docs/performance.md; T = 256 everywhere.
@@ -60,13 +41,11 @@ shape_of() {
 IFS=, read -ra case_list <<<"$cases"
 for name in "${case_list[@]}"; do shape_of "$name" >/dev/null; done
 
-"$root/scripts/setup.sh" --with peers ${setup[@]+"${setup[@]}"} || exit 1
-say "configuring and building in $build"
-configure "$build" -DCMAKE_BUILD_TYPE=Release -DWEFT_BUILD_PEERS=ON
-cmake --build "$build" --parallel "$jobs" --target weft libtorch_cpu_step >"$build/bench-build.log" ||
-  { tail -n 30 "$build/bench-build.log" >&2 && die "the build failed"; }
-weft=$(find_weft "$build")
-peer=$build/benchmarks/peers/libtorch_cpu_step
+"$root/scripts/setup.sh" --with peers ${no_install:+"$no_install"} || exit 1
+build_programs "$build_dir" "weft libtorch_cpu_step" -DWEFT_BUILD_PEERS=ON
+weft=$(find_weft "$build_dir")
+revision=$(revision_of "$weft")
+peer=$build_dir/benchmarks/peers/libtorch_cpu_step
 step=("$weft" bench step --no-tie-embeddings --optimizer adamw --grad-clip 1 --format json)
 
 # libtorch in its best light, in two ways; see benchmarks/README.md for the reasons.
@@ -147,7 +126,7 @@ out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-cpu-step.json}
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
-  result_header cpu-step "$command_line" "$machine"
+  result_header cpu-step "$command_line" "$machine" "$revision"
   printf '  "environment": {"libtorch-tuned": "%s", "libtorch-tuned-openmp": "%s"},\n' "${tuned[*]}" "${tuned_openmp[*]-}"
   printf '  "summary": [\n'
   awk '{ printf "%s    {\"case\": \"%s\", \"program\": \"%s\", \"tokens_per_s\": %s, \"speed_ratio\": %s, \"peak_bytes\": %s, \"memory_ratio\": %s}", sep, $1, $2, $3, $4, $5, $6; sep = ",\n" } END { print "" }' <<<"$summary"

@@ -29,6 +29,37 @@ print_help() { sed -n '2,/^[^#]/ { /^#/ s/^# \{0,1\}//p; }' "$0"; }
 # minutes SECONDS: 75 -> 1m15s
 minutes() { printf '%dm%02ds' "$(($1 / 60))" "$(($1 % 60))"; }
 
+# parse_known_options SWITCHES OPTIONS [ARGUMENTS...]: reads --out-dir X into the variable out_dir, for each name in the
+# list OPTIONS, and --no-build into no_build, which then holds the flag itself, for each in SWITCHES; a variable keeps
+# what it was where its option is not given. What has no such name goes to the array others. Prints the help and ends
+# where --help asks for it.
+parse_known_options() {
+  local switches=" $1 " options=" $2 " name
+  shift 2
+  others=()
+  while (($#)); do
+    name=${1#--}
+    if [[ $1 == -h || $1 == --help ]]; then
+      print_help && exit 0
+    elif [[ $1 == --* && $options == *" $name "* ]]; then
+      (($# > 1)) || usage_error "$1 needs a value"
+      printf -v "${name//-/_}" '%s' "$2"
+      shift
+    elif [[ $1 == --* && $switches == *" $name "* ]]; then
+      printf -v "${name//-/_}" '%s' "$1"
+    else
+      others+=("$1")
+    fi
+    shift
+  done
+}
+
+# parse_options SWITCHES OPTIONS [ARGUMENTS...]: the same, where nothing else is allowed.
+parse_options() {
+  parse_known_options "$@"
+  ((${#others[@]} == 0)) || usage_error "unknown argument '${others[0]}'; allowed are $(sed "s/[^ ][^ ]*/--&,/g; s/^ *//; s/,\$//" <<<"$1 $2")"
+}
+
 # configure BUILD_DIR [CMAKE ARGUMENTS...]: quiet unless it fails; the summary of what was found is shown.
 configure() {
   local dir=$1 log
@@ -42,6 +73,20 @@ configure() {
     die "configuring failed; the log is $log"
   fi
   sed -n '/^-- Weft /,/^-- $/ s/^-- //p' "$log" >&2
+}
+
+# install_needs: what the build needs; under the caller's --no-install only says what is missing.
+install_needs() { "$root/scripts/setup.sh" ${no_install:+"$no_install"} || exit 1; }
+
+# build_programs BUILD_DIR TARGETS [CMAKE ARGUMENTS...]: a build for speed, quiet unless it fails.
+build_programs() {
+  local dir=$1 targets
+  read -ra targets <<<"$2"
+  shift 2
+  say "configuring and building in $dir"
+  configure "$dir" -DCMAKE_BUILD_TYPE=Release "$@"
+  cmake --build "$dir" --parallel "$jobs" --target "${targets[@]}" >"$dir/build.log" ||
+    { tail -n 30 "$dir/build.log" >&2 && die "the build failed; the log is $dir/build.log"; }
 }
 
 # in_path COMMAND: as command -v, without output.
@@ -77,14 +122,53 @@ machine_name() {
 # package_version PACKAGE
 package_version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo unknown; }
 
-# result_header BENCHMARK COMMAND MACHINE: the keys with which every file of results begins. WEFT_REVISION names the
-# revision where the tree was copied without its history.
+# portable_word WORD: a word of a command line without what it tells of this machine: a path below the repository is given
+# from there, of any other only its last part.
+portable_word() {
+  local flag='' value=$1
+  if [[ $value == --*=* ]]; then
+    flag=${value%%=*}=
+    value=${value#*=}
+  fi
+  if [[ $value =~ ^\.{0,2}/ || ($value == */* && -e $value) ]]; then
+    value=$(realpath -ms -- "$value")
+    case $value in
+      "$root") value=. ;;
+      "$root"/*) value=${value#"$root"/} ;;
+      *) value=${value##*/} ;;
+    esac
+  fi
+  printf '%s%s\n' "$flag" "$value"
+}
+
+# shown_command [ARGUMENTS...]: how the calling script is run from the repository, on any machine.
+shown_command() {
+  local word line=scripts/$me
+  for word; do
+    word=$(portable_word "$word")
+    if [[ ! $word =~ ^[-+=.,:/@%_A-Za-z0-9]+$ ]]; then word=${word@Q}; fi
+    line+=" $word"
+  done
+  printf '%s\n' "$line"
+}
+
+# revision_of PROGRAM...: the git revision that they were built from, by their own --version, wherever that was; unknown
+# where they know none. Results of several revisions would not belong together.
+revision_of() {
+  local program said revision=
+  for program; do
+    said=$("$program" --version) || die "$program does not tell its version"
+    if [[ $said =~ \(([^\)]+)\)$ ]]; then said=${BASH_REMATCH[1]}; else said=unknown; fi
+    [[ ${revision:=$said} == "$said" ]] || die "$1 is of revision $revision, but $program of $said; build them together"
+  done
+  printf '%s\n' "$revision"
+}
+
+# result_header BENCHMARK COMMAND MACHINE REVISION: the keys with which every file of results begins.
 result_header() {
-  local revision
-  revision=${WEFT_REVISION:-$(git -C "$root" rev-parse --short=12 HEAD 2>/dev/null || echo unknown)}
-  if [[ -z ${WEFT_REVISION-} && -n $(git -C "$root" status --porcelain --untracked-files=no -- . ':!benchmarks/results' 2>/dev/null) ]]; then revision+=-dirty; fi
+  local command=${2//\\/\\\\}
   printf '  "benchmark": "%s",\n  "date": "%s",\n  "revision": "%s",\n  "command": "%s",\n' \
-    "$1" "$(date -u +%Y-%m-%d)" "$revision" "$2"
+    "$1" "$(date -u +%Y-%m-%d)" "$4" "${command//\"/\\\"}"
   printf '  "machine": {"name": "%s", "cpu": "%s", "cores": %s, "memory_bytes": %s, "system": "%s", "kernel": "%s"},\n' \
     "$3" "$(cpu_name)" "$jobs" "$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) * 1024))" \
     "$(. /etc/os-release && echo "$PRETTY_NAME")" "$(uname -r)"

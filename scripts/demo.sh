@@ -19,32 +19,16 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-build=$root/build
-out=$root/runs/demo
-no_install=()
-resume=auto
+no_install=
+fresh=
+build_dir=$root/build
+out_dir=$root/runs/demo
 text=
 weft=
-train_flags=()
-while (($#)); do
-  case $1 in
-    --no-install) no_install=(--no-install) ;;
-    --fresh) resume=never ;;
-    --text | --out-dir | --weft | --build-dir)
-      (($# > 1)) || usage_error "$1 needs a value"
-      case $1 in
-        --text) text=$2 ;;
-        --out-dir) out=$2 ;;
-        --weft) weft=$2 ;;
-        --build-dir) build=$2 ;;
-      esac
-      shift
-      ;;
-    -h | --help) print_help && exit 0 ;;
-    *) train_flags+=("$1") ;;
-  esac
-  shift
-done
+parse_known_options "no-install fresh" "text out-dir weft build-dir" "$@"
+train_flags=(${others[@]+"${others[@]}"})
+resume=${fresh:+never}
+resume=${resume:-auto}
 if [[ $text && ! -r $text ]]; then die "cannot read the text $text"; fi
 
 # run COMMAND...: shows it, so that a reader can repeat it, and times it.
@@ -60,20 +44,20 @@ run() {
 times=()
 
 if [[ -z $weft ]]; then
-  "$root/scripts/setup.sh" ${no_install[@]+"${no_install[@]}"} || exit 1
-  say "configuring in $build"
+  install_needs
+  say "configuring in $build_dir"
   SECONDS=0
-  configure "$build" -DCMAKE_BUILD_TYPE=Release
+  configure "$build_dir" -DCMAKE_BUILD_TYPE=Release
   say "building with $jobs jobs"
   # Only the program: the tests are not needed here.
-  cmake --build "$build" --parallel "$jobs" --target weft >&2 || die "the build failed; its messages stand above"
+  cmake --build "$build_dir" --parallel "$jobs" --target weft >&2 || die "the build failed; its messages stand above"
   times+=("build $(minutes $SECONDS)")
-  weft=$(find_weft "$build")
+  weft=$(find_weft "$build_dir")
 fi
 [[ -x $weft ]] || die "there is no program at $weft"
 
-mkdir -p "$out"
-data=$out/data.h5
+mkdir -p "$out_dir"
+data=$out_dir/data.h5
 # A --device among the flags of train counts here as well.
 device=()
 for ((i = 0; i < ${#train_flags[@]}; ++i)); do
@@ -96,7 +80,7 @@ else
   seconds=200
 fi
 if [[ -z $text ]]; then
-  if ! text=$("$root/scripts/get-text.sh" ${no_install[@]+"${no_install[@]}"} "$book" "$root/runs/text"); then
+  if ! text=$("$root/scripts/get-text.sh" ${no_install:+"$no_install"} "$book" "$root/runs/text"); then
     say "NOTICE: the text $book cannot be had here (see above). Going on with builtin:stories, generated text"
     say "NOTICE: about a few characters and things. The losses below are not those of real English."
     text=
@@ -112,8 +96,8 @@ fi
 length=()
 if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
   preset_steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$config")
-  if [[ -r $out/config.ini && $resume == auto ]]; then
-    steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$out/config.ini")
+  if [[ -r $out_dir/config.ini && $resume == auto ]]; then
+    steps=$(awk -F' = ' '$1 == "max-steps" {print $2}' "$out_dir/config.ini")
   else
     say "timing a training step"
     steps=$(steps_within "$seconds" "$weft" "$config" --steps 5 ${device[@]+"${device[@]}"}) ||
@@ -123,9 +107,9 @@ if [[ " ${train_flags[*]-}" != *" --max-steps"* ]]; then
   fi
   length=(--max-steps "$steps")
 fi
-run training train --config "$config" --data "$data" --out-dir "$out" --resume "$resume" \
+run training train --config "$config" --data "$data" --out-dir "$out_dir" --resume "$resume" \
   ${length[@]+"${length[@]}"} ${train_flags[@]+"${train_flags[@]}"}
-run evaluation eval --run "$out" --suite loss
-run writing generate --run "$out" --prompt "$prompt" --max-new-tokens 400 --temperature 0.8 --seed 1
+run evaluation eval --run "$out_dir" --suite loss
+run writing generate --run "$out_dir" --prompt "$prompt" --max-new-tokens 400 --temperature 0.8 --seed 1
 echo
-say "done: $(printf '%s, ' "${times[@]}" | sed 's/, $//'); the run lies in $out"
+say "done: $(printf '%s, ' "${times[@]}" | sed 's/, $//'); the run lies in $out_dir"

@@ -20,7 +20,7 @@ while (($#)); do
   case $1 in
     --no-install) install=0 ;;
     -h | --help) print_help && exit 0 ;;
-    -*) usage_error "unknown flag '$1'" ;;
+    -*) usage_error "unknown flag '$1'; allowed is --no-install" ;;
     *) arguments+=("$1") ;;
   esac
   shift

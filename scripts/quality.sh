@@ -40,7 +40,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 # Threads that spin while they wait would slow each other down wherever a core is shared.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
-command_line="scripts/quality.sh${*:+ $*}"
+command_line=$(shown_command "$@")
 experiment=
 size=small
 device=cpu
@@ -427,7 +427,7 @@ if [[ $task == text ]]; then metric=loss; fi
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
-  result_header "quality-$experiment" "${command_line//$root\//}" "$machine"
+  result_header "quality-$experiment" "$command_line" "$machine" "$(revision_of "$weft")"
   if [[ $kind == cuda ]]; then
     printf '  "gpu": {"name": "%s", "driver": "%s", "count": %s, "runs_at_a_time": %s},\n' "$gpu" "$driver" "${#devices[@]}" "$at_once"
   fi

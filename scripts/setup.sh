@@ -29,7 +29,7 @@ while (($#)); do
       if [[ $1 == dev ]]; then groups+=(format); fi
       ;;
     -h | --help) print_help && exit 0 ;;
-    *) usage_error "unknown argument '$1'" ;;
+    *) usage_error "unknown argument '$1'; allowed are --no-install, --with" ;;
   esac
   shift
 done

@@ -13,36 +13,26 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-build=$root/build
-setup=()
+fast=
+no_install=
+build_dir=$root/build
+parse_known_options "fast no-install" build-dir "$@"
 cmake_arguments=()
-ctest_arguments=()
-while (($#)); do
-  case $1 in
-    --fast) ctest_arguments+=(-LE slow) ;;
-    --no-install) setup=(--no-install) ;;
-    --build-dir)
-      (($# > 1)) || usage_error "--build-dir needs a folder"
-      shift
-      build=$1
-      ;;
-    -D*) cmake_arguments+=("$1") ;;
-    -h | --help) print_help && exit 0 ;;
-    *) ctest_arguments+=("$1") ;;
-  esac
-  shift
+ctest_arguments=(${fast:+-LE slow})
+for argument in ${others[@]+"${others[@]}"}; do
+  if [[ $argument == -D* ]]; then cmake_arguments+=("$argument"); else ctest_arguments+=("$argument"); fi
 done
 
-"$root/scripts/setup.sh" ${setup[@]+"${setup[@]}"} || exit 1
+install_needs
 
-say "configuring in $build"
-configure "$build" -DCMAKE_BUILD_TYPE=Release -DWEFT_BUILD_TESTS=ON ${cmake_arguments[@]+"${cmake_arguments[@]}"}
+say "configuring in $build_dir"
+configure "$build_dir" -DCMAKE_BUILD_TYPE=Release -DWEFT_BUILD_TESTS=ON ${cmake_arguments[@]+"${cmake_arguments[@]}"}
 
 say "building with $jobs jobs"
 SECONDS=0
-cmake --build "$build" --parallel "$jobs" >&2 || die "the build failed; its messages stand above"
+cmake --build "$build_dir" --parallel "$jobs" >&2 || die "the build failed; its messages stand above"
 say "built in $(minutes $SECONDS)"
 
 say "testing"
-ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$jobs" \
+ctest --test-dir "$build_dir" --output-on-failure --no-tests=error --parallel "$jobs" \
   ${ctest_arguments[@]+"${ctest_arguments[@]}"} || die "tests failed; they are listed above"

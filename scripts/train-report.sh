@@ -20,78 +20,53 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-command_line="scripts/train-report.sh${*:+ $*}"
+command_line=$(shown_command "$@")
 config=$root/apps/configs/124m-bytes.ini
 seconds=500
 text=
 page=
 title=
-out=
+out_dir=
 weft=
-build=$root/build
-no_install=()
-train_flags=()
-device=()
-while (($#)); do
-  case $1 in
-    --no-install) no_install=(--no-install) ;;
-    --config | --seconds | --text | --page | --title | --out-dir | --weft | --build-dir | --device)
-      (($# > 1)) || usage_error "$1 needs a value"
-      case $1 in
-        --config) config=$2 ;;
-        --seconds) seconds=$2 ;;
-        --text) text=$2 ;;
-        --page) page=$2 ;;
-        --title) title=$2 ;;
-        --out-dir) out=$2 ;;
-        --weft) weft=$2 ;;
-        --build-dir) build=$2 ;;
-        --device) device=(--device "$2") ;;
-      esac
-      shift
-      ;;
-    -h | --help) print_help && exit 0 ;;
-    *) train_flags+=("$1") ;;
-  esac
-  shift
-done
+build_dir=$root/build
+no_install=
+device=
+parse_known_options no-install "config seconds text page title out-dir weft build-dir device" "$@"
+train_flags=(${others[@]+"${others[@]}"})
+device=(${device:+--device "$device"})
 [[ -r $config ]] || die "cannot read the config $config"
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || usage_error "--seconds must be positive, not '$seconds'"
 if [[ $text && ! -r $text ]]; then die "cannot read the text $text"; fi
 name=$(basename "$config" .ini)
-out=${out:-$root/runs/$name}
+out_dir=${out_dir:-$root/runs/$name}
 page=${page:-$root/docs/runs/$name.md}
 
 if [[ -z $weft ]]; then
-  "$root/scripts/setup.sh" ${no_install[@]+"${no_install[@]}"} || exit 1
-  say "configuring and building in $build"
-  configure "$build" -DCMAKE_BUILD_TYPE=Release
-  mkdir -p "$out"
-  cmake --build "$build" --parallel "$jobs" --target weft >"$out/build.log" ||
-    { tail -n 30 "$out/build.log" >&2 && die "the build failed"; }
-  weft=$(find_weft "$build")
+  install_needs
+  build_programs "$build_dir" weft
+  weft=$(find_weft "$build_dir")
 fi
 [[ -x $weft ]] || die "there is no program at $weft"
 if [[ -z $text ]]; then
-  text=$("$root/scripts/get-text.sh" ${no_install[@]+"${no_install[@]}"} gcide "$root/runs/text") ||
+  text=$("$root/scripts/get-text.sh" ${no_install:+"$no_install"} gcide "$root/runs/text") ||
     die "the text gcide cannot be had here"
 fi
 
-mkdir -p "$out" "$(dirname "$page")"
-data=$out/data.h5
+mkdir -p "$out_dir" "$(dirname "$page")"
+data=$out_dir/data.h5
 "$weft" tokenize --input "$text" --tokenizer bytes --out "$data" || die "the text cannot be made a dataset"
 say "timing training steps"
 steps=$(steps_within "$seconds" "$weft" "$config" --steps 20 ${device[@]+"${device[@]}"}) || die "timing a training step failed"
 ((steps >= 10)) || steps=10
 say "training for $steps steps"
-"$weft" train --config "$config" --data "$data" --out-dir "$out" --resume never --max-steps "$steps" --report-to csv \
+"$weft" train --config "$config" --data "$data" --out-dir "$out_dir" --resume never --max-steps "$steps" --report-to csv \
   ${device[@]+"${device[@]}"} ${train_flags[@]+"${train_flags[@]}"} || die "the training failed"
 say "evaluating on all held-out text"
-result=$("$weft" eval --run "$out" --suite loss --format csv ${device[@]+"${device[@]}"} -q) || die "the evaluation failed"
-sample=$("$weft" generate --run "$out" --prompt "Weave" --max-new-tokens 400 --temperature 0.8 --seed 1 \
+result=$("$weft" eval --run "$out_dir" --suite loss --format csv ${device[@]+"${device[@]}"} -q) || die "the evaluation failed"
+sample=$("$weft" generate --run "$out_dir" --prompt "Weave" --max-new-tokens 400 --temperature 0.8 --seed 1 \
   ${device[@]+"${device[@]}"} -q) || die "the generation failed"
-"$weft" report --run "$out" --out "$page" --title "${title:-$name on $(basename "$text" .txt)}" \
-  --intro "\`${command_line//$root\//}\`: after the last step $(column bits_per_byte <<<"$result" | cut -c -6) bits per byte
+"$weft" report --run "$out_dir" --out "$page" --title "${title:-$name on $(basename "$text" .txt)}" \
+  --intro "\`$command_line\`: after the last step $(column bits_per_byte <<<"$result" | cut -c -6) bits per byte
 over all $(column bytes <<<"$result") bytes of held-out text." -q || die "the report failed"
 {
   printf '\n## What it writes\n\n```text\n'
@@ -99,7 +74,7 @@ over all $(column bytes <<<"$result") bytes of held-out text." -q || die "the re
   printf '```\n'
 } >>"$page"
 # Paths of this machine say nothing elsewhere.
-sed "s|$root/||g" "$page" >"$page.partial"
+sed "s|$out_dir|$(portable_word "$out_dir")|g; s|$root/||g" "$page" >"$page.partial"
 mv -f "$page.partial" "$page"
 cat "$page"
 say "written to $page"
