@@ -6,8 +6,8 @@
 namespace weft::cuda {
 
 /// A row of a half type, copied to shared memory while its threads do other things. It begins at 16
-/// bytes, and what pads its last 16 bytes may be read and written. Every thread reads what it has
-/// copied itself, so that nobody waits for others.
+/// bytes; what pads its last 16 bytes is not read. Every thread reads what it has copied itself, so
+/// that nobody waits for others.
 template <class T, class Shape>
 class StagedRow {
  public:
@@ -20,14 +20,25 @@ class StagedRow {
 
   __device__ StagedRow(const T* row, int64_t length, unsigned char* memory)
       : packs_(reinterpret_cast<Pack<T, kWidth>*>(memory)), length_(static_cast<int>(length)) {
-    for (int i = first(); i < length_; i += kStep) {
+    int i = first();
+    for (; i + kWidth <= length_; i += kStep) {
       const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(packs_ + i / kWidth));
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(row + i) : "memory");
+    }
+    if (i < length_) {  // the end of the row, which is no whole pack
+      Pack<T, kWidth> rest = {};
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        if (i + k < length_) rest.values[k] = row[i + k];
+      }
+      packs_[i / kWidth] = rest;
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
 
-  __device__ void wait() const { asm volatile("cp.async.wait_group 0;" ::: "memory"); }
+  __device__ void wait() const {
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+  }
 
   /// Calls body(i, values) for the packs of this thread; beyond the row, values are -infinity.
   template <class Body>
