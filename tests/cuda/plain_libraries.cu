@@ -1,0 +1,185 @@
+// Stands in for cuBLASLt and cuDNN in a program that loads it first. Products are made by the
+// simplest kernel there is; cuDNN refuses everything, so that Weft's kernels do the work.
+// scripts/sanitize-gpu.sh looks at Weft's kernels so: compute-sanitizer does not see what the
+// libraries' kernels write through the tensor memory accelerator, and its racecheck does not
+// survive them.
+#include <cstdint>
+#include <cstdio>
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime_api.h>
+#ifdef WEFT_PLAIN_CUDNN
+#include <cudnn.h>
+#endif
+
+// No part of the project's own namespace, by whose name kernels are chosen to be looked at.
+namespace plain_libraries {
+namespace {
+
+/// A matrix whose columns are dense, or the transpose of one.
+template <class T>
+struct Operand {
+  T* data;
+  int64_t leading, batch_stride;
+  bool transposed;
+
+  __device__ T& at(int64_t row, int64_t column, int64_t batch) const {
+    return data[batch * batch_stride +
+                (transposed ? column + row * leading : row + column * leading)];
+  }
+};
+
+template <class In, class Out, class Sum>
+struct Product {
+  Operand<const In> a, b;  // [rows, depth], [depth, columns]
+  Operand<Out> c;          // [rows, columns]
+  const Out* bias;         // [rows] or null
+  Out* sums;               // [columns], of b's columns, or null
+  int64_t rows, columns, depth;
+  Sum alpha, beta;
+};
+
+template <class In, class Out, class Sum>
+__global__ void multiply(const Product<In, Out, Sum> product) {
+  const int64_t row = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t column = int64_t{blockIdx.y} * blockDim.y + threadIdx.y;
+  const int64_t batch = blockIdx.z;
+  if (row >= product.rows || column >= product.columns) return;
+  Sum sum = 0;
+  for (int64_t k = 0; k < product.depth; ++k) {
+    sum += static_cast<Sum>(product.a.at(row, k, batch)) *
+           static_cast<Sum>(product.b.at(k, column, batch));
+  }
+  sum *= product.alpha;
+  Out& to = product.c.at(row, column, batch);
+  if (product.beta != 0) sum += product.beta * static_cast<Sum>(to);
+  if (product.bias != nullptr) sum += static_cast<Sum>(product.bias[row]);
+  to = static_cast<Out>(sum);
+}
+
+template <class In, class Out, class Sum>
+__global__ void sum_columns(const Product<In, Out, Sum> product) {
+  const int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (column >= product.columns) return;
+  Sum sum = 0;
+  for (int64_t k = 0; k < product.depth; ++k) sum += static_cast<Sum>(product.b.at(k, column, 0));
+  product.sums[column] = static_cast<Out>(sum);
+}
+
+unsigned blocks(int64_t elements, unsigned threads) {
+  return static_cast<unsigned>((elements + threads - 1) / threads);
+}
+
+template <class Value>
+Value attribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t name) {
+  Value value{};
+  size_t written = 0;
+  cublasLtMatrixLayoutGetAttribute(layout, name, &value, sizeof(value), &written);
+  return value;
+}
+
+template <class Value>
+Value attribute(cublasLtMatmulDesc_t product, cublasLtMatmulDescAttributes_t name) {
+  Value value{};
+  size_t written = 0;
+  cublasLtMatmulDescGetAttribute(product, name, &value, sizeof(value), &written);
+  return value;
+}
+
+template <class T>
+Operand<T> operand(T* data, cublasLtMatrixLayout_t layout, int32_t operation) {
+  return {data, attribute<int64_t>(layout, CUBLASLT_MATRIX_LAYOUT_LD),
+          attribute<int64_t>(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET),
+          operation != CUBLAS_OP_N};
+}
+
+/// What cublasLtMatmul() is given, as far as Weft uses it: operands of one type, results in place.
+struct Call {
+  cublasLtMatmulDesc_t product;
+  const void* alpha;
+  const void* a;
+  cublasLtMatrixLayout_t a_layout;
+  const void* b;
+  cublasLtMatrixLayout_t b_layout;
+  const void* beta;
+  void* c;
+  cublasLtMatrixLayout_t c_layout;
+  cudaStream_t stream;
+};
+
+template <class In, class Out, class Sum>
+cublasStatus_t run(const Call& call) {
+  const auto turned = [&](cublasLtMatmulDescAttributes_t name) {
+    return attribute<int32_t>(call.product, name);
+  };
+  const auto epilogue = attribute<uint32_t>(call.product, CUBLASLT_MATMUL_DESC_EPILOGUE);
+  void* const vector = attribute<void*>(call.product, CUBLASLT_MATMUL_DESC_BIAS_POINTER);
+  const bool adds_bias = epilogue == CUBLASLT_EPILOGUE_BIAS;
+  const bool makes_sums = epilogue == CUBLASLT_EPILOGUE_BGRADB;
+  if (!adds_bias && !makes_sums && epilogue != CUBLASLT_EPILOGUE_DEFAULT)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+
+  Product<In, Out, Sum> product;
+  product.a =
+      operand(static_cast<const In*>(call.a), call.a_layout, turned(CUBLASLT_MATMUL_DESC_TRANSA));
+  product.b =
+      operand(static_cast<const In*>(call.b), call.b_layout, turned(CUBLASLT_MATMUL_DESC_TRANSB));
+  product.c = operand(static_cast<Out*>(call.c), call.c_layout, CUBLAS_OP_N);
+  product.bias = adds_bias ? static_cast<const Out*>(vector) : nullptr;
+  product.sums = makes_sums ? static_cast<Out*>(vector) : nullptr;
+  product.rows = attribute<int64_t>(call.c_layout, CUBLASLT_MATRIX_LAYOUT_ROWS);
+  product.columns = attribute<int64_t>(call.c_layout, CUBLASLT_MATRIX_LAYOUT_COLS);
+  product.depth =
+      attribute<int64_t>(call.a_layout, product.a.transposed ? CUBLASLT_MATRIX_LAYOUT_ROWS
+                                                             : CUBLASLT_MATRIX_LAYOUT_COLS);
+  product.alpha = *static_cast<const Sum*>(call.alpha);
+  product.beta = *static_cast<const Sum*>(call.beta);
+  const auto batch = attribute<int32_t>(call.c_layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT);
+
+  const dim3 threads(32, 8);
+  const dim3 grid(blocks(product.rows, threads.x), blocks(product.columns, threads.y),
+                  static_cast<unsigned>(batch));
+  multiply<In, Out, Sum><<<grid, threads, 0, call.stream>>>(product);
+  if (makes_sums)
+    sum_columns<In, Out, Sum><<<blocks(product.columns, 128), 128, 0, call.stream>>>(product);
+  return cudaGetLastError() == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
+}
+
+// Who looks at the output sees that the libraries are not in it.
+[[maybe_unused]] const int told =
+    std::fputs("plain_libraries: in place of cuBLASLt and cuDNN\n", stderr);
+
+}  // namespace
+}  // namespace plain_libraries
+
+extern "C" cublasStatus_t cublasLtMatmul(
+    cublasLtHandle_t /*handle*/, cublasLtMatmulDesc_t product, const void* alpha, const void* a,
+    cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
+    const void* beta, const void* c, cublasLtMatrixLayout_t /*c_layout*/, void* d,
+    cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* /*algorithm*/, void* /*workspace*/,
+    size_t /*workspace_bytes*/, cudaStream_t stream) {
+  using namespace plain_libraries;
+  if (c != d) return CUBLAS_STATUS_NOT_SUPPORTED;
+  const Call call{product, alpha, a, a_layout, b, b_layout, beta, d, d_layout, stream};
+  const auto in = attribute<uint32_t>(a_layout, CUBLASLT_MATRIX_LAYOUT_TYPE);
+  const auto out = attribute<uint32_t>(d_layout, CUBLASLT_MATRIX_LAYOUT_TYPE);
+  const auto is = [&](cudaDataType_t in_type, cudaDataType_t out_type) {
+    return in == static_cast<uint32_t>(in_type) && out == static_cast<uint32_t>(out_type);
+  };
+  if (is(CUDA_R_64F, CUDA_R_64F)) return run<double, double, double>(call);
+  if (is(CUDA_R_32F, CUDA_R_32F)) return run<float, float, float>(call);
+  if (is(CUDA_R_16BF, CUDA_R_16BF)) return run<__nv_bfloat16, __nv_bfloat16, float>(call);
+  if (is(CUDA_R_16BF, CUDA_R_32F)) return run<__nv_bfloat16, float, float>(call);
+  if (is(CUDA_R_16F, CUDA_R_16F)) return run<__half, __half, float>(call);
+  if (is(CUDA_R_16F, CUDA_R_32F)) return run<__half, float, float>(call);
+  return CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+#ifdef WEFT_PLAIN_CUDNN
+extern "C" cudnnStatus_t cudnnBackendCreateDescriptor(cudnnBackendDescriptorType_t /*type*/,
+                                                      cudnnBackendDescriptor_t* /*descriptor*/) {
+  return CUDNN_STATUS_NOT_SUPPORTED;
+}
+#endif
