@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <iostream>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -12,6 +11,7 @@
 #include "common/attention_bench.h"
 #include "common/attention_log.h"
 #include "common/attention_plot.h"
+#include "common/bench_options.h"
 #include "common/console.h"
 #include "common/exit_code.h"
 #include "common/machine.h"
@@ -30,12 +30,8 @@ struct Settings {
   AttentionBenchOptions bench{.shape = {.d_model = 512, .n_heads = 8, .n_kv_heads = 2},
                               .options = {}};
   std::string dtype = "f32";
-  std::string device = "auto";
-  std::string attention_backend = "automatic";
-  int64_t threads = 0;
-  std::string format = "text";
+  MeasurementOptions measurement;
   std::string plot;
-  Console::Settings messages;
 
   void add_to(Options& options) {
     options.add("attention", &mechanisms,
@@ -61,11 +57,8 @@ struct Settings {
     options.add("repeats", &bench.repeats, "timed passes; their median counts", {1, 1 << 20});
     options.add("max-seconds", &bench.max_seconds,
                 "no further repeat of one measurement after this time", {0, 1e6});
-    add_device_options(options, &device, &attention_backend, /*in_config=*/true);
-    options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
-    options.add("format", &format, "of the result on stdout", {"text", "csv", "json"});
     options.add("plot", &plot, "file for charts of the result (SVG)");
-    messages.add_to(options);
+    measurement.add_to(options);
   }
 
   std::vector<int64_t> lengths() const {
@@ -154,7 +147,7 @@ Json row_of(const AttentionBenchPoint& point, const AttentionBenchResult& first,
       {"device", to_string(bench.device)},
       {"device_name", device_info(bench.device).name},
       {"graph", result.replayed},
-      {"attention_backend", settings.attention_backend},
+      {"attention_backend", settings.measurement.attention_backend},
       {"threads", num_threads()},
       {"weft", version()},
   };
@@ -214,13 +207,13 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
       throw UsageError("--plot draws passes, which --no-forward leaves out");
     settings.bench.backward = false;
   }
-  settings.bench.device = resolve_device(settings.device);
+  settings.bench.device = settings.measurement.start();
   settings.bench.dtype = parse_dtype(settings.dtype);
   check_mechanisms(settings);
-  if (settings.threads > 0) set_num_threads(static_cast<int>(settings.threads));
 
-  Console console(settings.messages);
-  const AttentionLog attention(settings.attention_backend, console, AttentionLog::Wanted::always);
+  Console console(settings.measurement.messages);
+  const AttentionLog attention(settings.measurement.attention_backend, console,
+                               AttentionLog::Wanted::always);
   double product_rate = 0;
   std::vector<AttentionBenchPoint> points;
   for (const int64_t length : lengths) {
@@ -248,13 +241,7 @@ int bench_attention_layers(const std::vector<std::string>& arguments) {
                                            describe_machine(settings.bench.device), version())));
     console.info("charts in " + settings.plot);
   }
-  if (settings.format == "json") {
-    std::cout << to_json_text(rows);
-  } else if (settings.format == "csv") {
-    std::cout << to_csv(rows);
-  } else {
-    std::cout << text_of(rows, settings);
-  }
+  settings.measurement.print(rows, text_of(rows, settings));
   return kDone;
 }
 

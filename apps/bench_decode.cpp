@@ -1,27 +1,21 @@
 #include <algorithm>
 #include <chrono>
-#include <iostream>
 #include <optional>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "weft/attention/attention_backend.h"
 #include "weft/nn/decode_loop.h"
-#include "weft/tensor/device_info.h"
 #include "weft/tensor/ops/random.h"
 #include "weft/tensor/ops/reduce.h"
-#include "weft/tensor/parallel.h"
 
 #include "bench.h"
+#include "common/attention_log.h"
+#include "common/bench_options.h"
 #include "common/exit_code.h"
 #include "common/machine.h"
 #include "common/memory.h"
-#include "common/model_options.h"
 #include "common/options.h"
-#include "common/rows.h"
-#include "common/train_config.h"
-#include "common/version.h"
 
 namespace weft::apps {
 namespace {
@@ -33,28 +27,20 @@ double seconds_since(Clock::time_point start) {
 }
 
 struct DecodeBenchOptions {
-  ModelOptions model;
-  int64_t vocab_size = 256;
+  BenchModelOptions decoder;
+  MeasurementOptions measurement;
   int64_t context = 1024;
   int64_t new_tokens = 128;
   int64_t warmup = 8;
   int64_t batch_size = 1;
-  int64_t threads = 0;
-  std::string device = "auto";
-  std::string attention_backend = "automatic";
-  std::string format = "text";
 
   void add_to(Options& options) {
-    model.add_to(options);
-    options.group("Measurement");
-    options.add("vocab-size", &vocab_size, "number of tokens; 0 means 256", {0, 1 << 24});
+    decoder.add_to(options);
     options.add("context", &context, "tokens of a sequence that are cached before", {1, 1 << 24});
     options.add("new-tokens", &new_tokens, "timed steps of one token a sequence", {1, 1 << 20});
     options.add("warmup", &warmup, "steps before that", {0, 1 << 20});
     options.add("batch-size", &batch_size, "sequences", {1, 1 << 16});
-    options.add("threads", &threads, "threads; 0 means OMP_NUM_THREADS, else all cores", {0, 4096});
-    add_device_options(options, &device, &attention_backend, /*in_config=*/true);
-    options.add("format", &format, "of the result on stdout", {"text", "csv", "json"});
+    measurement.add_to(options);
   }
 };
 
@@ -144,26 +130,22 @@ int bench_decode(const std::vector<std::string>& arguments) {
                   "weft bench decode --d-model 1024 --n-layers 24 --n-heads 16 --d-ff 2816 "
                   "--vocab-size 32000 --dtype bf16 --context 8k --format json");
   config.add_to(options);
-  TrainConfig train_config;
-  Options train_options("train", "", "");
-  train_config.add_to(train_options);
-  options.accept_config_of(train_options);
-  if (!options.parse(arguments)) return kDone;
-  if (config.vocab_size == 0) config.vocab_size = 256;
-  if (config.threads > 0) set_num_threads(static_cast<int>(config.threads));
+  if (!config.decoder.parse(options, arguments)) return kDone;
 
-  const Device device = resolve_device(config.device);
-  attention::set_attention_backend(attention::parse_attention_backend(config.attention_backend));
+  const Device device = config.measurement.start();
+  Console console(config.measurement.messages);
+  const AttentionLog attention_log(config.measurement.attention_backend, console,
+                                   AttentionLog::Wanted::always);
   const double copy_rate = measure_copy_rate(device);
-  const auto model = config.model.make_model(config.vocab_size, /*seed=*/0, device);
+  const auto model = config.decoder.make_model(device);
   model->eval();
   const autograd::NoGradGuard no_grad;
   Generator generator(1);
   nn::DecoderCache cache =
       model->make_cache(config.batch_size, config.context + config.warmup + config.new_tokens);
-  model->prefill(
-      randint(0, config.vocab_size, {config.batch_size, config.context}, generator, DType::i64),
-      cache);
+  model->prefill(randint(0, config.decoder.vocab_size, {config.batch_size, config.context},
+                         generator, DType::i64),
+                 cache);
   current_stream(device).synchronize();
   const DecodeTime time = device.is_cuda() && model->can_decode(cache)
                               ? time_loop(*model, cache, config)
@@ -175,7 +157,7 @@ int bench_decode(const std::vector<std::string>& arguments) {
   const double cached = cache_bytes(*model, config.batch_size,
                                     config.context + config.warmup + (config.new_tokens + 1) / 2);
   const double share = (weights + cached) / copy_rate / token_seconds;
-  const nlohmann::ordered_json result = {
+  nlohmann::ordered_json result = {
       {"tokens_per_s", static_cast<double>(config.batch_size) / token_seconds},
       {"token_ms", 1e3 * token_seconds},
       {"bytes_per_step", weights + cached},
@@ -186,33 +168,18 @@ int bench_decode(const std::vector<std::string>& arguments) {
       {"graph_nodes", time.graph_nodes},
       {"one_kernel", time.one_kernel},
       {"peak_bytes", peak_memory(device)},
-      {"params", model->num_parameters()},
-      {"device", to_string(device)},
-      {"device_name", device_info(device).name},
-      {"attention", config.model.attention},
-      {"dtype", to_string(model->config().compute_dtype)},
-      {"n_layers", config.model.n_layers},
-      {"d_model", config.model.d_model},
-      {"n_heads", config.model.n_heads},
-      {"d_ff", config.model.d_ff},
-      {"vocab_size", config.vocab_size},
       {"context", config.context},
       {"new_tokens", config.new_tokens},
       {"batch_size", config.batch_size},
-      {"threads", num_threads()},
-      {"weft", version()},
   };
-  if (config.format == "json") {
-    std::cout << to_json_text(result);
-  } else if (config.format == "csv") {
-    std::cout << to_csv(result);
-  } else {
-    std::cout << fmt::format(
-        "{:.1f} tokens/s, {:.3f} ms a token; {:.1f} MB read of parameters and {:.1f} MB of caches, "
-        "{:.0f} % of what a copy's {:.1f} GB/s allow, {}\n",
-        static_cast<double>(config.batch_size) / token_seconds, 1e3 * token_seconds, 1e-6 * weights,
-        1e-6 * cached, 1e2 * share, 1e-9 * copy_rate, describe_machine(device));
-  }
+  result.update(config.decoder.facts(*model, device));
+  config.measurement.print(
+      result, fmt::format("{:.1f} tokens/s, {:.3f} ms a token; {:.1f} MB read of parameters and "
+                          "{:.1f} MB of caches, "
+                          "{:.0f} % of what a copy's {:.1f} GB/s allow, {}\n",
+                          static_cast<double>(config.batch_size) / token_seconds,
+                          1e3 * token_seconds, 1e-6 * weights, 1e-6 * cached, 1e2 * share,
+                          1e-9 * copy_rate, describe_machine(device)));
   return kDone;
 }
 
