@@ -1,15 +1,13 @@
 #include "weft/attention/kernels/block_selection.h"
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
 #include "kernels/attention_arguments.h"
-#include "kernels/block_selection_kernels.h"
+#include "kernels/block_selection_params.h"
 #include "kernels/op_list.h"
 
 namespace weft::attention {
@@ -146,28 +144,13 @@ Selection select_blocks(const Tensor& q, const Tensor& k, const Tensor& lse, int
                              .query_tile = options.query_tile,
                              .key_block = options.key_block};
   const int64_t tiles = shape.tiles();
-  WEFT_CHECK(shape.blocks() <= std::numeric_limits<int32_t>::max(), ShapeError,
-             "{}: takes up to {} blocks, got {}", kOp, std::numeric_limits<int32_t>::max(),
-             shape.blocks());
 
-  BlockSelectionParams params;
+  BlockSelectionParams params = selection_params(kOp, shape, options);
   params.dtype = q.dtype();
-  params.batch = shape.batch;
-  params.queries = queries;
   params.heads = q.size(2);
-  params.groups = shape.groups;
   params.dim = q.size(3);
   params.compressed = k.size(1);
-  params.position = position;
-  params.compression_block = options.compression_block;
-  params.compression_stride = options.compression_stride;
-  params.key_block = options.key_block;
-  params.query_tile = options.query_tile;
-  params.count = std::min(options.count, shape.blocks());
-  params.initial = std::min(options.initial, shape.blocks());
-  params.local = std::min(options.local, shape.blocks());
-  params.tiles = tiles;
-  params.scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(params.dim)));
+  if (!options.scale.has_value()) params.scale = 1 / std::sqrt(static_cast<double>(params.dim));
 
   // The lengths of the lists are known beforehand: as many blocks as there are, up to `count`.
   const bool inherits = tiles > 0 && position % options.query_tile != 0;

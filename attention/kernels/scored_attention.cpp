@@ -1,13 +1,13 @@
 #include "weft/attention/kernels/scored_attention.h"
 
-#include <algorithm>
-#include <limits>
+#include <utility>
 
 #include "weft/attention/kernels/latent_attention.h"
 #include "weft/tensor/check.h"
 #include "weft/tensor/kernel.h"
 
 #include "kernels/attention_arguments.h"
+#include "kernels/block_selection_params.h"
 #include "kernels/op_list.h"
 #include "kernels/scored_attention_kernels.h"
 
@@ -98,27 +98,11 @@ Selection select_blocks_by_scores(const ScoredAttentionOutput& attention, int64_
                              .position = position,
                              .query_tile = options.query_tile,
                              .key_block = options.key_block};
-  WEFT_CHECK(shape.blocks() <= std::numeric_limits<int32_t>::max(), ShapeError,
-             "{}: takes up to {} blocks, got {}", op, std::numeric_limits<int32_t>::max(),
-             shape.blocks());
 
-  ScoredSelectionParams params;
+  ScoredSelectionParams params{selection_params(op, shape, options)};
   params.dtype = scores.dtype();
-  params.batch = shape.batch;
-  params.queries = 1;
   params.heads = scores.size(1);
-  params.groups = groups;
   params.compressed = scores.size(2);
-  params.position = position;
-  params.compression_block = options.compression_block;
-  params.compression_stride = options.compression_stride;
-  params.key_block = options.key_block;
-  params.query_tile = options.query_tile;
-  params.count = std::min(options.count, shape.blocks());
-  params.initial = std::min(options.initial, shape.blocks());
-  params.local = std::min(options.local, shape.blocks());
-  params.tiles = 1;
-  params.scale = *options.scale;
   const bool in_rows = scores.stride(2) == 1 && scores.stride(1) == padded_row(params.compressed) &&
                        scores.stride(0) == params.heads * scores.stride(1);
   Tensor rows = scores;
