@@ -33,6 +33,29 @@ struct MuonParams {
   StepInputs inputs;
 };
 
+/// Calls body.operator()<T>() with the type of the parameters.
+template <class Body>
+void dispatch_parameter(const MuonParams& params, Body&& body) {
+  if (params.items.front().parameter.dtype() == DType::f64) {
+    body.template operator()<double>();
+  } else {
+    body.template operator()<float>();
+  }
+}
+
+/// Calls body.operator()<D>() with the type of the stacked matrices.
+template <class Body>
+void dispatch_stacked(const Tensor& stacked, Body&& body) {
+  switch (stacked.dtype()) {
+    case DType::f64:
+      return body.template operator()<double>();
+    case DType::f32:
+      return body.template operator()<float>();
+    default:
+      return body.template operator()<bf16>();
+  }
+}
+
 /// g = grad_scale * grad; b = momentum b + g. Writes the sum of squares of each item's direction
 /// (nesterov: g + momentum b; else b) to `square_sums`, f64 [items].
 void muon_momentum_cpu(const MuonParams& params, Tensor& square_sums, Stream stream);

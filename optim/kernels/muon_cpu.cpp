@@ -11,29 +11,6 @@
 namespace weft::optim {
 namespace {
 
-/// Calls body.operator()<T>() with the type of the parameters.
-template <class Body>
-void dispatch_parameter(const MuonParams& params, Body&& body) {
-  if (params.items.front().parameter.dtype() == DType::f64) {
-    body.template operator()<double>();
-  } else {
-    body.template operator()<float>();
-  }
-}
-
-/// Calls body.operator()<D>() with the type of the stacked matrices.
-template <class Body>
-void dispatch_stacked(const Tensor& stacked, Body&& body) {
-  switch (stacked.dtype()) {
-    case DType::f64:
-      return body.template operator()<double>();
-    case DType::f32:
-      return body.template operator()<float>();
-    default:
-      return body.template operator()<bf16>();
-  }
-}
-
 bool is_applied(const MuonParams& params) {
   bool is_finite = false;
   dispatch_parameter(

@@ -151,29 +151,6 @@ __global__ void __launch_bounds__(kListThreads)
       });
 }
 
-/// Calls body.operator()<T>() with the type of the parameters.
-template <class Body>
-void dispatch_parameter(const MuonParams& params, Body&& body) {
-  if (params.items.front().parameter.dtype() == DType::f64) {
-    body.template operator()<double>();
-  } else {
-    body.template operator()<float>();
-  }
-}
-
-/// Calls body.operator()<D>() with the type of the stacked matrices.
-template <class Body>
-void dispatch_stacked(const Tensor& stacked, Body&& body) {
-  switch (stacked.dtype()) {
-    case DType::f64:
-      return body.template operator()<double>();
-    case DType::f32:
-      return body.template operator()<float>();
-    default:
-      return body.template operator()<bf16>();
-  }
-}
-
 }  // namespace
 
 void muon_momentum_cuda(const MuonParams& params, Tensor& square_sums, Stream stream) {
