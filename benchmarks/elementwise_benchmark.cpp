@@ -6,8 +6,6 @@
 // All cases take turns within a round; a row holds the median over the rounds. Bytes are those that
 // the op must read and write; of_copy is their rate against that of std::memcpy on all threads.
 // Every case writes into fresh tensors as user code does, so that the allocator counts too.
-#include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -24,6 +22,7 @@
 #include "weft/tensor/parallel.h"
 
 #include "answer_version.h"
+#include "turns.h"
 
 namespace {
 
@@ -107,12 +106,6 @@ std::vector<Case> make_cases(int64_t count) {
   return cases;
 }
 
-double seconds_of(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -124,12 +117,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::vector<Case> cases = make_cases(static_cast<int64_t>(millions * 1e6));
-  for (Case& c : cases) c.run();
-  for (int round = 0; round < rounds; ++round)
-    for (Case& c : cases) c.seconds.push_back(seconds_of(c.run));
+  weft::bench::take_turns(cases, rounds);
   double copy_rate = 0;
-  for (Case& c : cases) {
-    std::sort(c.seconds.begin(), c.seconds.end());
+  for (const Case& c : cases) {
     const double median = c.seconds[c.seconds.size() / 2];
     const double rate = c.bytes / median;
     if (c.name == "memcpy") copy_rate = rate;

@@ -7,7 +7,6 @@
 // the gradient (28 bytes a parameter in f32), the norm reads the gradient. Muon is bound by its
 // products: gflop_per_s is their rate.
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -24,6 +23,7 @@
 #include "weft/tensor/parallel.h"
 
 #include "answer_version.h"
+#include "turns.h"
 
 namespace {
 
@@ -104,12 +104,6 @@ void add_muon(std::vector<Case>& cases, const char* name, weft::DType product_dt
                    [muon] { muon->step(1e-6, 0.5); }});
 }
 
-double seconds_of(const std::function<void()>& run) {
-  const auto start = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -130,12 +124,9 @@ int main(int argc, char** argv) {
   add_muon(cases, "muon_step_f32", weft::DType::f32);
   add_muon(cases, "muon_step_bf16", weft::DType::bf16);
 
-  for (Case& c : cases) c.run();
-  for (int round = 0; round < rounds; ++round)
-    for (Case& c : cases) c.seconds.push_back(seconds_of(c.run));
+  weft::bench::take_turns(cases, rounds);
   double copy_rate = 0;
-  for (Case& c : cases) {
-    std::sort(c.seconds.begin(), c.seconds.end());
+  for (const Case& c : cases) {
     const double median = c.seconds[c.seconds.size() / 2];
     const double rate = c.bytes / median;
     if (c.name == "copy") copy_rate = rate;
