@@ -106,7 +106,7 @@ chosen() {
     weft_cuda_test:*) echo "*Cuda*" ;;
     weft_cuda_attention_test:*) echo "*OnGpu*:*InAGraph*" ;;
     weft_cuda_nn_test:*) echo "All/DecoderOnGpu.RunsInBf16/*:All/DecoderOnGpu.ScoresAs*:All/DecoderTraining.NothingChanges*" ;;
-    weft_cudnn_test:memcheck) echo "All/AttentionErrors.*:CudnnAttentionTest.*" ;;
+    weft_cudnn_test:memcheck) echo "All/AttentionErrors.*:CudnnAttentionTest.*:CudnnLayers.*" ;;
     weft_cudnn_test:*) echo "All/AttentionErrors.*/weft*" ;; # cuDNN's kernels are not Weft's
   esac
 }
