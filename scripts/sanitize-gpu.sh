@@ -120,7 +120,7 @@ left_out() {
   case $1 in
     weft_cuda_test) echo "$no_kernels:$memory:$long" ;;
     weft_cuda_attention_test)
-      echo "*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu"
+      echo "*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu:DecodeProgramOnGpu.GivesTheLogits*:DecodeProgramOnGpu.RepeatsToTheBit"
       ;;
   esac
 }
