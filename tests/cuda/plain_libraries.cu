@@ -1,10 +1,11 @@
 // Stands in for cuBLASLt and cuDNN in a program that loads it first. Products are made by the
-// simplest kernel there is; cuDNN refuses everything, so that Weft's kernels do the work.
-// scripts/sanitize-gpu.sh looks at Weft's kernels so: compute-sanitizer does not see what the
+// simplest kernel there is, in double; cuDNN refuses everything, so that Weft's kernels do the
+// work. scripts/sanitize-gpu.sh looks at Weft's kernels so: compute-sanitizer does not see what the
 // libraries' kernels write through the tensor memory accelerator, and its racecheck does not
 // survive them.
 #include <cstdint>
 #include <cstdio>
+#include <type_traits>
 
 #include <cublasLt.h>
 #include <cuda_bf16.h>
@@ -31,41 +32,34 @@ struct Operand {
   }
 };
 
-template <class In, class Out, class Sum>
+template <class In, class Out>
 struct Product {
   Operand<const In> a, b;  // [rows, depth], [depth, columns]
   Operand<Out> c;          // [rows, columns]
   const Out* bias;         // [rows] or null
   Out* sums;               // [columns], of b's columns, or null
   int64_t rows, columns, depth;
-  Sum alpha, beta;
+  double alpha, beta;
 };
 
-template <class In, class Out, class Sum>
-__global__ void multiply(const Product<In, Out, Sum> product) {
+template <class In, class Out>
+__global__ void multiply(const Product<In, Out> product) {
   const int64_t row = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const int64_t column = int64_t{blockIdx.y} * blockDim.y + threadIdx.y;
   const int64_t batch = blockIdx.z;
   if (row >= product.rows || column >= product.columns) return;
-  Sum sum = 0;
+  double sum = 0, column_sum = 0;
   for (int64_t k = 0; k < product.depth; ++k) {
-    sum += static_cast<Sum>(product.a.at(row, k, batch)) *
-           static_cast<Sum>(product.b.at(k, column, batch));
+    const auto b = static_cast<double>(product.b.at(k, column, batch));
+    sum += static_cast<double>(product.a.at(row, k, batch)) * b;
+    column_sum += b;
   }
+  if (product.sums != nullptr && row == 0) product.sums[column] = static_cast<Out>(column_sum);
   sum *= product.alpha;
   Out& to = product.c.at(row, column, batch);
-  if (product.beta != 0) sum += product.beta * static_cast<Sum>(to);
-  if (product.bias != nullptr) sum += static_cast<Sum>(product.bias[row]);
+  if (product.beta != 0) sum += product.beta * static_cast<double>(to);
+  if (product.bias != nullptr) sum += static_cast<double>(product.bias[row]);
   to = static_cast<Out>(sum);
-}
-
-template <class In, class Out, class Sum>
-__global__ void sum_columns(const Product<In, Out, Sum> product) {
-  const int64_t column = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (column >= product.columns) return;
-  Sum sum = 0;
-  for (int64_t k = 0; k < product.depth; ++k) sum += static_cast<Sum>(product.b.at(k, column, 0));
-  product.sums[column] = static_cast<Out>(sum);
 }
 
 unsigned blocks(int64_t elements, unsigned threads) {
@@ -109,7 +103,7 @@ struct Call {
   cudaStream_t stream;
 };
 
-template <class In, class Out, class Sum>
+template <class In, class Out>
 cublasStatus_t run(const Call& call) {
   const auto turned = [&](cublasLtMatmulDescAttributes_t name) {
     return attribute<int32_t>(call.product, name);
@@ -121,7 +115,7 @@ cublasStatus_t run(const Call& call) {
   if (!adds_bias && !makes_sums && epilogue != CUBLASLT_EPILOGUE_DEFAULT)
     return CUBLAS_STATUS_NOT_SUPPORTED;
 
-  Product<In, Out, Sum> product;
+  Product<In, Out> product;
   product.a =
       operand(static_cast<const In*>(call.a), call.a_layout, turned(CUBLASLT_MATMUL_DESC_TRANSA));
   product.b =
@@ -134,16 +128,15 @@ cublasStatus_t run(const Call& call) {
   product.depth =
       attribute<int64_t>(call.a_layout, product.a.transposed ? CUBLASLT_MATRIX_LAYOUT_ROWS
                                                              : CUBLASLT_MATRIX_LAYOUT_COLS);
-  product.alpha = *static_cast<const Sum*>(call.alpha);
-  product.beta = *static_cast<const Sum*>(call.beta);
+  using Scale = std::conditional_t<std::is_same_v<In, double>, double, float>;
+  product.alpha = *static_cast<const Scale*>(call.alpha);
+  product.beta = *static_cast<const Scale*>(call.beta);
   const auto batch = attribute<int32_t>(call.c_layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT);
 
   const dim3 threads(32, 8);
   const dim3 grid(blocks(product.rows, threads.x), blocks(product.columns, threads.y),
                   static_cast<unsigned>(batch));
-  multiply<In, Out, Sum><<<grid, threads, 0, call.stream>>>(product);
-  if (makes_sums)
-    sum_columns<In, Out, Sum><<<blocks(product.columns, 128), 128, 0, call.stream>>>(product);
+  multiply<In, Out><<<grid, threads, 0, call.stream>>>(product);
   return cudaGetLastError() == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }
 
@@ -168,12 +161,12 @@ extern "C" cublasStatus_t cublasLtMatmul(
   const auto is = [&](cudaDataType_t in_type, cudaDataType_t out_type) {
     return in == static_cast<uint32_t>(in_type) && out == static_cast<uint32_t>(out_type);
   };
-  if (is(CUDA_R_64F, CUDA_R_64F)) return run<double, double, double>(call);
-  if (is(CUDA_R_32F, CUDA_R_32F)) return run<float, float, float>(call);
-  if (is(CUDA_R_16BF, CUDA_R_16BF)) return run<__nv_bfloat16, __nv_bfloat16, float>(call);
-  if (is(CUDA_R_16BF, CUDA_R_32F)) return run<__nv_bfloat16, float, float>(call);
-  if (is(CUDA_R_16F, CUDA_R_16F)) return run<__half, __half, float>(call);
-  if (is(CUDA_R_16F, CUDA_R_32F)) return run<__half, float, float>(call);
+  if (is(CUDA_R_64F, CUDA_R_64F)) return run<double, double>(call);
+  if (is(CUDA_R_32F, CUDA_R_32F)) return run<float, float>(call);
+  if (is(CUDA_R_16BF, CUDA_R_16BF)) return run<__nv_bfloat16, __nv_bfloat16>(call);
+  if (is(CUDA_R_16BF, CUDA_R_32F)) return run<__nv_bfloat16, float>(call);
+  if (is(CUDA_R_16F, CUDA_R_16F)) return run<__half, __half>(call);
+  if (is(CUDA_R_16F, CUDA_R_32F)) return run<__half, float>(call);
   return CUBLAS_STATUS_NOT_SUPPORTED;
 }
 
