@@ -47,7 +47,6 @@ void layer_norm_backward_cuda(LayerNormBackwardParams& params, Stream stream) {
                             .scale = params.rstd.data<A>(),
                             .partials = nullptr,
                             .rows = x.size(0),
-                            .rows_per_block = 0,
                             .length = x.size(1)};
     const bool aligned = rows_are_aligned(x, params.dy, params.dx) && is_aligned(p.gain, 0);
     run_norm_backward<T, /*kCentred=*/true>(

@@ -49,7 +49,6 @@ void rms_norm_backward_cuda(RmsNormBackwardParams& params, Stream stream) {
                             .scale = params.inverse_rms.data<A>(),
                             .partials = nullptr,
                             .rows = x.size(0),
-                            .rows_per_block = 0,
                             .length = x.size(1)};
     const bool aligned =
         rows_are_aligned(x, params.dy, params.dsum, params.dx) && is_aligned(p.gain, 0);

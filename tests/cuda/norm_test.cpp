@@ -111,6 +111,23 @@ TEST_F(CudaNorm, EqualsTheCpuForManyRows) {
   }
 }
 
+TEST_F(CudaNorm, EqualsTheCpuForRowsThatBlocksShareOut) {
+  // Blocks of whole and of ragged warps; rows that blocks take one or none of, and odd shares.
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const int64_t length : {136, 264, 1032, 4096, 8184, 8192}) {
+      for (const int64_t rows : {1, 2, 9, 17, 1201}) {
+        if (rows * length > 1201 * 4096) continue;
+        SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << rows << " x " << length);
+        const Shape shape{rows, length};
+        const Tensor x = random_tensor(shape, dtype, 1, -1, 2);
+        const Tensor dy = random_tensor(shape, dtype, 3);
+        expect_rms_norm(x, random_tensor(shape, dtype, 2), dy);
+        expect_layer_norm(x, dy);
+      }
+    }
+  }
+}
+
 TEST_F(CudaNorm, TakesEveryLayout) {
   for (const DType dtype : kFloating) {
     const Tensor dy = random_tensor({3, 7, 40}, dtype, 3);
@@ -125,15 +142,23 @@ TEST_F(CudaNorm, TakesEveryLayout) {
 }
 
 TEST_F(CudaNorm, RepeatsToTheBit) {
-  const Tensor x = mirrored(random_tensor({5000, 768}, DType::bf16, 1));
-  const Tensor dy = mirrored(random_tensor({5000, 768}, DType::bf16, 2));
-  const Tensor gain = mirrored(random_tensor({768}, DType::f32, 3));
-  const RmsNormResult forward = rms_norm_forward(x, gain);
-  const RmsNormGrads first = rms_norm_backward(dy, x, gain, forward.inverse_rms);
-  for (int i = 0; i < 4; ++i) {
-    const RmsNormGrads again = rms_norm_backward(dy, x, gain, forward.inverse_rms);
-    test::expect_same(again.dgain, first.dgain.to(kCpu), "dgain");
-    test::expect_same(again.dx, first.dx.to(kCpu), "dx");
+  for (const Shape& shape : std::vector<Shape>{{5000, 768}, {20000, 64}, {3001, 4096}}) {
+    const Tensor x = mirrored(random_tensor(shape, DType::bf16, 1));
+    const Tensor dy = mirrored(random_tensor(shape, DType::bf16, 2));
+    const Tensor gain = mirrored(random_tensor({shape[1]}, DType::f32, 3));
+    const Tensor inverse_rms = rms_norm_forward(x, gain).inverse_rms;
+    const LayerNormResult forward = layer_norm_forward(x, gain);
+    const RmsNormGrads rms = rms_norm_backward(dy, x, gain, inverse_rms);
+    const LayerNormGrads layer = layer_norm_backward(dy, x, gain, forward.mean, forward.rstd);
+    for (int i = 0; i < 4; ++i) {
+      const RmsNormGrads rms_again = rms_norm_backward(dy, x, gain, inverse_rms);
+      test::expect_same(rms_again.dgain, rms.dgain.to(kCpu), "dgain");
+      test::expect_same(rms_again.dx, rms.dx.to(kCpu), "dx");
+      const LayerNormGrads again = layer_norm_backward(dy, x, gain, forward.mean, forward.rstd);
+      test::expect_same(again.dgain, layer.dgain.to(kCpu), "dgain of layer_norm");
+      test::expect_same(again.dbias, layer.dbias.to(kCpu), "dbias");
+      test::expect_same(again.dx, layer.dx.to(kCpu), "dx of layer_norm");
+    }
   }
 }
 
