@@ -120,6 +120,39 @@ TEST_F(CudaCopy, TransposesInTiles) {
   }
 }
 
+TEST_F(CudaCopy, TransposesWholeAndRaggedTilesOfPacks) {
+  // Rows of whole packs and not, one tile and eight in a group, and matrices within others.
+  const std::vector<Shape> shapes{{64, 64},       {8, 8},        {16, 1040}, {72, 136},
+                                  {1024, 520},    {67, 129},     {128, 15},  {3, 144, 80},
+                                  {2, 48, 3, 64}, {2, 40, 1, 32}};
+  for (const DType dtype : {DType::u8, DType::bf16, DType::f32, DType::f64}) {
+    for (const Shape& shape : shapes) {
+      SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << shape.numel());
+      const int last = shape.rank() - 1;
+      const Tensor x = random_of_type(shape, dtype, 13);
+      const Tensor y = mirrored(x);
+      expect_same(y.transpose(last - 1, last).clone(), x.transpose(last - 1, last).clone(), "last");
+      expect_same(y.transpose(0, last).clone(), x.transpose(0, last).clone(), "ends");
+      if (last > 1) expect_same(y.transpose(0, 1).clone(), x.transpose(0, 1).clone(), "first");
+    }
+    // Parts of lines that are aligned to packs, and that begin beside them, into such lines.
+    const Tensor x = random_of_type({96, 200}, dtype, 14);
+    const Tensor y = mirrored(x);
+    for (const int64_t first : {0, 16, 1, 8}) {
+      for (const int64_t columns : {160, 163}) {
+        const Tensor part = x.slice(1, first, first + columns).transpose(0, 1);
+        Tensor expected = random_of_type({180, 112}, dtype, 15);
+        Tensor actual = mirrored(expected);
+        expected.slice(0, 3, 3 + columns).slice(1, first, first + 96).copy_(part);
+        actual.slice(0, 3, 3 + columns)
+            .slice(1, first, first + 96)
+            .copy_(y.slice(1, first, first + columns).transpose(0, 1));
+        expect_same(actual, expected, "part");
+      }
+    }
+  }
+}
+
 TEST_F(CudaCopy, Fills) {
   for (const DType dtype : kEveryDType) {
     for (const double value : {0.0, 1.0, 3.0, -0.0}) {
