@@ -55,6 +55,39 @@ TEST_F(CudaRandom, DrawsTheSameBits) {
   expect_same(permutation(1001, pair.gpu, kGpu), permutation(1001, pair.cpu));
 }
 
+TEST_F(CudaRandom, DrawsTheSameBitsForManyElementsAndAnyEnd) {
+  // The fast square root of normal numbers has to be right for all words that come.
+  Pair pair;
+  expect_same(normal({1 << 22}, pair.gpu, DType::f32, kGpu), normal({1 << 22}, pair.cpu), "normal");
+  // Across a carry into the upper half of the counter.
+  pair.cpu.set_state({(uint64_t{7} << 33) + 5, (uint64_t{3} << 32) - 20});
+  pair.gpu.set_state(pair.cpu.state());
+  expect_same(uniform({1000}, pair.gpu, DType::bf16, kGpu), uniform({1000}, pair.cpu, DType::bf16),
+              "carry");
+  for (int64_t size = 1; size <= 40; ++size) {
+    for (const DType dtype : kFloating) {
+      for (const int64_t first : {0, 1, 4, 8}) {
+        // Ends beside whole packs; what lies around is left alone.
+        Tensor expected = random_of_type({64}, dtype, 5);
+        Tensor actual = mirrored(expected);
+        Tensor part = expected.slice(0, first, first + size);
+        Tensor part_on_gpu = actual.slice(0, first, first + size);
+        normal_(part, 0, 1, pair.cpu);
+        normal_(part_on_gpu, 0, 1, pair.gpu);
+        expect_same(actual, expected, "normal");
+        uniform_(part, 0, 1, pair.cpu);
+        uniform_(part_on_gpu, 0, 1, pair.gpu);
+        expect_same(actual, expected, "uniform");
+        expect_same(dropout(part_on_gpu, 0.5, pair.gpu), dropout(part, 0.5, pair.cpu), "dropout");
+      }
+    }
+    for (const DType dtype : {DType::u8, DType::i32, DType::i64}) {
+      expect_same(randint(3, 200, {size}, pair.gpu, dtype, kGpu),
+                  randint(3, 200, {size}, pair.cpu, dtype), "randint");
+    }
+  }
+}
+
 TEST_F(CudaRandom, FillsEveryLayout) {
   for (const DType dtype : kFloating) {
     for (const Tensor& layout : in_all_layouts(random_of_type({7, 6, 23}, dtype, 1))) {

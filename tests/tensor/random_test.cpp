@@ -1,8 +1,11 @@
 #include "weft/tensor/ops/random.h"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,6 +14,7 @@
 #include "weft/tensor/parallel.h"
 
 #include "ops/philox_run.h"
+#include "ops/random_math.h"
 #include "random_tensor.h"
 
 namespace weft {
@@ -94,6 +98,21 @@ TEST(Normal, ElementsAreTheDocumentedFunctionOfStateAndPosition) {
 }
 
 /// The very bits, so that a change of the mapping or of the arithmetic cannot go unseen.
+TEST(Normal, PairsInFewerStepsAreTheSame) {
+  for (uint32_t i = 0; i < 1u << 20; ++i) {
+    // Words of all sizes, with other bits below those that count; ends and quarters among them.
+    const uint32_t word0 = (i << 12) | (i >> 8);
+    const uint32_t word1 = i * 0x9E3779B9u;
+    for (const auto& [first, second] : {std::pair{word0, word1}, std::pair{~word1, ~word0}}) {
+      std::array<float, 2> expected, actual;
+      normal_pair(first, second, expected[0], expected[1]);
+      lean_normal_pair(first, second, actual[0], actual[1]);
+      ASSERT_EQ(std::bit_cast<uint64_t>(actual), std::bit_cast<uint64_t>(expected))
+          << first << " " << second;
+    }
+  }
+}
+
 TEST(Normal, KeepsItsBits) {
   Generator generator(1);
   const Tensor x = normal({8}, generator);
