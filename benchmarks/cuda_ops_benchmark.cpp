@@ -215,10 +215,17 @@ void add_reductions(Benchmark& benchmark, DType dtype) {
   add("argmax_first", [](const Tensor& x) { argmax(x, 0); });
   add("logsumexp_last", [](const Tensor& x) { logsumexp(x, -1); });
   add("logsumexp_first", [](const Tensor& x) { logsumexp(x, 0); });
-  add("topk_1_of_2048", [](const Tensor& x) { topk(x, 1); });
-  add("topk_16_of_2048", [](const Tensor& x) { topk(x, 16); });
-  add("topk_8_of_64", [](const Tensor& x) { topk(x.view({-1, 64}), 8); });
-  add("topk_50_of_32768", [](const Tensor& x) { topk(x.view({-1, 32768}), 50); });
+  const auto add_topk = [&](int64_t k, int64_t length) {
+    benchmark.add(fmt::format("topk_{}_of_{}", k, length), [&, k, length]() -> Case {
+      const Tensor x = random({shape.numel() / length, length}, dtype, 1);
+      const TopK result = topk(x, k);
+      return {shape, bytes_of({x, result.values, result.indices}), [x, k] { topk(x, k); }};
+    });
+  };
+  add_topk(1, 2048);
+  add_topk(16, 2048);
+  add_topk(8, 64);
+  add_topk(50, 32768);
   benchmark.add("cumsum_last", [&]() -> Case {
     const Tensor x = random(shape, dtype, 1);
     return {shape, 2 * bytes_of({x}), [x] { cumsum(x, -1); }};

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "weft/tensor/error.h"
+#include "weft/tensor/ops/arithmetic.h"
 #include "weft/tensor/ops/cumsum.h"
 #include "weft/tensor/ops/embedding.h"
 #include "weft/tensor/ops/gather.h"
@@ -262,6 +263,27 @@ TEST_F(CudaTables, FindsFewOfTheLargestHoweverManyAreEqual) {
         expect_topk(x, k, -1);
         x.slice(1, 0, length - 8).fill_(std::numeric_limits<double>::quiet_NaN());
         expect_topk(x, k, -1);
+      }
+    }
+  }
+}
+
+TEST_F(CudaTables, FindsTheLargestOfManyShortRows) {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const int64_t length :
+         {1, 2, 3, 7, 8, 60, 64, 65, 72, 128, 200, 256, 264, 320, 512, 520}) {
+      const Tensor wide = random_tensor({300, length + 8}, dtype, 1);
+      // Few values, both zeros among them.
+      const Tensor equal = random_tensor({300, length}, DType::i32, 2, -1, 2).to(dtype);
+      const Tensor zeros = mul(equal, -1);
+      for (const int64_t k : {1, 2, 3, 4, 6, 8, 9, 16, 17}) {
+        if (k > length) continue;
+        SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << k << " of " << length);
+        expect_topk(wide.slice(1, 0, length).contiguous(), k, -1);
+        expect_topk(wide.slice(1, 0, length), k, -1);
+        expect_topk(wide.slice(1, 3, length + 3), k, -1);
+        expect_topk(equal, k, -1);
+        expect_topk(zeros, k, -1);
       }
     }
   }
