@@ -13,21 +13,13 @@ struct Sum {
 
   __device__ void start(const T*) {}
   __device__ Total identity() const { return 0; }
-  template <int kWidth>
-  __device__ void take(Total& total, const A (&values)[kWidth], int64_t) const {
-    if constexpr (std::is_integral_v<T>) {
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) total += static_cast<Total>(values[k]);
-    } else {
-      A sum = values[0];
-#pragma unroll
-      for (int k = 1; k < kWidth; ++k) sum += values[k];
-      total += static_cast<Total>(sum);
-    }
+  template <class Values>
+  __device__ __forceinline__ void take(Total& total, const Values& values, int64_t) const {
+    using Part = std::conditional_t<std::is_integral_v<T>, Total, A>;
+    total += static_cast<Total>(cuda::fold<Values::kCount>(
+        [&](int n) { return static_cast<Part>(values[n]); }, cuda::Add()));
   }
-  __device__ Total combine(Total a, Total b) const {
-    return a + b;
-  }
+  __device__ Total combine(Total a, Total b) const { return a + b; }
   __device__ Result finish(Total total, int64_t count) const {
     if constexpr (std::is_integral_v<T>) {
       return static_cast<Result>(total);
@@ -47,20 +39,14 @@ struct Truth {
 
   __device__ void start(const T*) {}
   __device__ Total identity() const { return all; }
-  template <int kWidth>
-  __device__ void take(Total& total, const A (&values)[kWidth], int64_t) const {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const Total holds = values[k] != A(0);
-      total = all ? total & holds : total | holds;
-    }
+  template <class Values>
+  __device__ __forceinline__ void take(Total& total, const Values& values, int64_t) const {
+    total = combine(total, cuda::fold<Values::kCount>(
+                               [&](int n) { return static_cast<Total>(values[n] != A(0)); },
+                               [&](Total a, Total b) { return combine(a, b); }));
   }
-  __device__ Total combine(Total a, Total b) const {
-    return all ? a & b : a | b;
-  }
-  __device__ Result finish(Total total, int64_t) const {
-    return total != 0;
-  }
+  __device__ Total combine(Total a, Total b) const { return all ? a & b : a | b; }
+  __device__ Result finish(Total total, int64_t) const { return total != 0; }
 };
 
 }  // namespace

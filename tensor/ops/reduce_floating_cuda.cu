@@ -18,34 +18,44 @@ struct Variance {
   };
   using Result = T;
   double correction;
-  double shift = 0;
+  T first = T();
 
-  __device__ void start(const T* x) { shift = static_cast<double>(cuda::widen(*x)); }
+  __device__ void start(const T* x) { first = *x; }
   __device__ Total identity() const { return {0, 0}; }
-  template <int kWidth>
-  __device__ void take(Total& total, const A (&values)[kWidth], int64_t) const {
-    if constexpr (sizeof(T) == 2 && kWidth > 1) {
+  template <class Values>
+  __device__ __forceinline__ void take(Total& total, const Values& values, int64_t) const {
+    constexpr int kCount = Values::kCount;
+    const auto shift = static_cast<double>(cuda::widen(first));
+    if constexpr (sizeof(T) == 2 && kCount > 1) {
       // What is rounded to a half type in the end is added up about the mean of these values in
-      // float. Multiplied before they are added, they do not overflow.
-      A mean = 0;
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) mean += values[k] * (A(1) / kWidth);
-      A squares = 0;
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) squares += (values[k] - mean) * (values[k] - mean);
+      // float. Made smaller before they are added, neither they nor their squares overflow there
+      // where the result does not.
+      constexpr A kShare = A(1) / kCount;
+      constexpr A kScale = 0.125;
+      const A mean = cuda::fold<kCount>([&](int n) { return values[n] * kShare; }, cuda::Add());
+      const A scaled = mean * kScale;
+      const A squares = cuda::fold<kCount>(
+          [&](int n) {
+            const A distance = values[n] * kScale - scaled;
+            return distance * distance;
+          },
+          cuda::Add());
       const double distance = static_cast<double>(mean) - shift;
-      total.sum += kWidth * distance;
-      total.squares += static_cast<double>(squares) + kWidth * (distance * distance);
+      total.sum += kCount * distance;
+      total.squares +=
+          static_cast<double>(squares) / (kScale * kScale) + kCount * (distance * distance);
     } else {
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        const double distance = static_cast<double>(values[k]) - shift;
-        total.sum += distance;
-        total.squares += distance * distance;
-      }
+      total.sum += cuda::fold<kCount>([&](int n) { return static_cast<double>(values[n]) - shift; },
+                                      cuda::Add());
+      total.squares += cuda::fold<kCount>(
+          [&](int n) {
+            const double distance = static_cast<double>(values[n]) - shift;
+            return distance * distance;
+          },
+          cuda::Add());
     }
   }
-  __device__ Total combine(const Total& a, const Total& b) const {
+  __device__ __forceinline__ Total combine(const Total& a, const Total& b) const {
     return {a.sum + b.sum, a.squares + b.squares};
   }
   __device__ Result finish(const Total& total, int64_t count) const {
@@ -70,15 +80,15 @@ struct VarianceOfDoubles {
 
   __device__ void start(const double*) {}
   __device__ Total identity() const { return {0, 0, 0}; }
-  template <int kWidth>
-  __device__ void take(Total& total, const double (&values)[kWidth], int64_t) const {
-    double mean = 0;  // multiplied before they are added, values do not overflow
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) mean += values[k] * (1.0 / kWidth);
-    double squares = 0;
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) squares += (values[k] - mean) * (values[k] - mean);
-    total = combine(total, {kWidth, mean, squares});
+  template <class Values>
+  __device__ __forceinline__ void take(Total& total, const Values& values, int64_t) const {
+    constexpr int kCount = Values::kCount;
+    // Multiplied before they are added, values do not overflow.
+    const double mean =
+        cuda::fold<kCount>([&](int n) { return values[n] * (1.0 / kCount); }, cuda::Add());
+    const double squares = cuda::fold<kCount>(
+        [&](int n) { return (values[n] - mean) * (values[n] - mean); }, cuda::Add());
+    total = combine(total, {kCount, mean, squares});
   }
   __device__ Total combine(const Total& a, const Total& b) const {
     if (a.count == 0) return b;
@@ -94,6 +104,7 @@ struct VarianceOfDoubles {
   }
 };
 
+/// The norms of p = 1, 2 and infinity.
 template <class T>
 struct Norm {
   using A = accumulator_t<T>;
@@ -103,32 +114,68 @@ struct Norm {
 
   __device__ void start(const T*) {}
   __device__ Total identity() const { return 0; }
-  // Squares are added up in double, in which no float's square overflows.
-  template <int kWidth>
-  __device__ void take(Total& total, const A (&values)[kWidth], int64_t) const {
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      const double value = fabs(static_cast<double>(values[k]));
-      if (p == 2) {
-        total += value * value;
-      } else if (p == 1) {
-        total += value;
-      } else {
-        total = isinf(p) ? combine(total, value) : total + pow(value, p);
-      }
+  template <class Values>
+  __device__ __forceinline__ void take(Total& total, const Values& values, int64_t) const {
+    constexpr int kCount = Values::kCount;
+    if (p == 2) {
+      total += sum_of_squares(values);
+    } else if (p == 1) {
+      total += static_cast<double>(
+          cuda::fold<kCount>([&](int n) { return fabs(values[n]); }, cuda::Add()));
+    } else {
+      total = combine(total, static_cast<double>(cuda::fold<kCount>(
+                                 [&](int n) { return fabs(values[n]); }, cuda::KeepLarger())));
     }
   }
   __device__ Total combine(Total a, Total b) const {
     return isinf(p) ? cuda::KeepLarger()(a, b) : a + b;
   }
   __device__ Result finish(Total total, int64_t) const {
-    double result = total;
-    if (p == 2) {
-      result = sqrt(total);
-    } else if (p != 1 && !isinf(p)) {
-      result = pow(total, 1 / p);
+    return cuda::narrow<T>(static_cast<A>(p == 2 ? sqrt(total) : total));
+  }
+
+ private:
+  template <class Values>
+  static __device__ __forceinline__ double sum_of_squares(const Values& values) {
+    constexpr int kCount = Values::kCount;
+    if constexpr (sizeof(T) == 2) {
+      // In float where that is as good: where the sum is finite no square has overflowed, and where
+      // it is not small, what squares have lost below the least float is nothing beside it.
+      const A sum = cuda::fold<kCount>([&](int n) { return values[n] * values[n]; }, cuda::Add());
+      if (sum > A(0x1p-100) && sum <= std::numeric_limits<A>::max()) return sum;
     }
-    return cuda::narrow<T>(static_cast<A>(result));
+    // No float's square overflows in double.
+    return cuda::fold<kCount>(
+        [&](int n) {
+          const auto value = static_cast<double>(values[n]);
+          return value * value;
+        },
+        cuda::Add());
+  }
+};
+
+/// That of any other p.
+template <class T>
+struct PowerNorm {
+  using A = accumulator_t<T>;
+  using Total = double;
+  using Result = T;
+  double p;
+
+  __device__ void start(const T*) {}
+  __device__ Total identity() const { return 0; }
+  template <class Values>
+  __device__ __forceinline__ void take(Total& total, const Values& values, int64_t) const {
+#pragma unroll
+    for (int n = 0; n < Values::kCount; ++n) {
+      total += pow(fabs(static_cast<double>(values[n])), p);
+    }
+  }
+  __device__ Total combine(Total a, Total b) const {
+    return a + b;
+  }
+  __device__ Result finish(Total total, int64_t) const {
+    return cuda::narrow<T>(static_cast<A>(pow(total, 1 / p)));
   }
 };
 
@@ -140,21 +187,42 @@ struct LogSumExp {
 
   __device__ void start(const T*) {}
   __device__ Total identity() const { return {}; }
-  template <int kWidth>
-  __device__ void take(Total& total, const A (&values)[kWidth], int64_t) const {
-    total.take(values);
+  template <class Values>
+  __device__ __forceinline__ void take(Total& total, const Values& values, int64_t) const {
+    constexpr int kCount = Values::kCount;
+    const A highest = cuda::KeepLarger()(
+        total.max, cuda::fold<kCount>([&](int n) { return values[n]; }, cuda::KeepLarger()));
+    // Of -infinity alone e^x is zero about any finite value.
+    const A shift = highest == cuda::kMinusInfinity<A> ? A(0) : highest;
+    const A sum =
+        cuda::fold<kCount>([&](int n) { return power_of_e(values[n] - shift); }, cuda::Add());
+    if (highest != total.max) total.sum *= power_of_e(total.max - shift);
+    total.sum += sum;
+    total.max = highest;
   }
   __device__ Total combine(const Total& a, const Total& b) const {
     Total result;
     result.max = cuda::KeepLarger()(a.max, b.max);
     if (isfinite(result.max)) {
-      result.sum = a.sum * cuda::exponential<T>(a.max - result.max) +
-                   b.sum * cuda::exponential<T>(b.max - result.max);
+      result.sum = a.sum * power_of_e(a.max - result.max) + b.sum * power_of_e(b.max - result.max);
     }
     return result;
   }
   __device__ Result finish(const Total& total, int64_t) const {
     return cuda::narrow<T>(isfinite(total.max) ? total.max + log(total.sum) : total.max);
+  }
+
+ private:
+  /// What is below the least float counts as zero beside the maximum's 1 in sums of the half types.
+  static __device__ __forceinline__ A power_of_e(A x) {
+    if constexpr (sizeof(T) == 2) {
+      constexpr A kLog2OfE = 1.44269504;
+      A result;
+      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * kLog2OfE));
+      return result;
+    } else {
+      return cuda::exponential<T>(x);
+    }
   }
 };
 
@@ -167,7 +235,12 @@ void cuda::reduce_floating_cuda(const ReduceParams& params, const Tensor& x, Ten
       using Reducer = std::conditional_t<std::is_same_v<T, double>, VarianceOfDoubles, Variance<T>>;
       run_reduction<T>(params, Reducer{params.parameter}, x, out, stream);
     } else if (params.op == ReduceOp::norm) {
-      run_reduction<T>(params, Norm<T>{params.parameter}, x, out, stream);
+      const double p = params.parameter;
+      if (p == 1 || p == 2 || std::isinf(p)) {
+        run_reduction<T>(params, Norm<T>{p}, x, out, stream);
+      } else {
+        run_reduction<T, false>(params, PowerNorm<T>{p}, x, out, stream);
+      }
     } else {
       run_reduction<T>(params, LogSumExp<T>(), x, out, stream);
     }
