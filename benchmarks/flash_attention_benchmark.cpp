@@ -21,17 +21,18 @@
 #include "weft/attention/attention_backend.h"
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/tensor/error.h"
-#include "weft/tensor/generator.h"
 #include "weft/tensor/ops/matmul.h"
 #include "weft/tensor/parallel.h"
 #include "weft/tensor/stream.h"
 
 #include "answer_version.h"
+#include "random_operand.h"
 
 namespace {
 
 using namespace weft;
 using attention::FlashAttentionOptions;
+using bench::random_operand;
 
 struct Case {
   const char* name;
@@ -57,16 +58,6 @@ constexpr Case kGpuCases[] = {
     {"P-8k-w512", 1, 8192, 8192, 64, 4, 128, 512}, {"P-64k-w512", 1, 65536, 65536, 64, 4, 128, 512},
 };
 
-Tensor random(const Shape& shape, DType dtype, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(shape.numel()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    // The sum of two uniform numbers: close enough to normal for realistic softmax rows.
-    const auto words = philox4x32(seed, i);
-    values[i] = static_cast<float>((words[0] * 0x1p-31 - 1 + words[1] * 0x1p-31 - 1) * 1.2);
-  }
-  return from_vector(values, shape).to(dtype);
-}
-
 double pairs(const Case& c) {
   double sum = 0;
   for (int64_t t = 0; t < c.queries; ++t) {
@@ -90,16 +81,17 @@ double median_seconds(int repeats, Body&& body) {
 }
 
 double matmul_gflops(DType dtype) {
-  const Tensor a = random({1024, 1024}, dtype, 1), b = random({1024, 1024}, dtype, 2);
+  const Tensor a = random_operand({1024, 1024}, dtype, 1),
+               b = random_operand({1024, 1024}, dtype, 2);
   const double seconds = median_seconds(9, [&] { matmul(a, b); });
   return 2.0 * 1024 * 1024 * 1024 / seconds * 1e-9;
 }
 
 void report(const Case& c, DType dtype, int repeats) {
-  const Tensor q = random({c.batch, c.queries, c.heads, c.dim}, dtype, 1);
-  const Tensor k = random({c.batch, c.keys, c.kv_heads, c.dim}, dtype, 2);
-  const Tensor v = random({c.batch, c.keys, c.kv_heads, c.dim}, dtype, 3);
-  const Tensor dout = random(q.shape(), dtype, 4);
+  const Tensor q = random_operand({c.batch, c.queries, c.heads, c.dim}, dtype, 1);
+  const Tensor k = random_operand({c.batch, c.keys, c.kv_heads, c.dim}, dtype, 2);
+  const Tensor v = random_operand({c.batch, c.keys, c.kv_heads, c.dim}, dtype, 3);
+  const Tensor dout = random_operand(q.shape(), dtype, 4);
   const FlashAttentionOptions options{.window = c.window};
   const double matmul_rate = matmul_gflops(dtype);
   // Short problems are repeated inside one timing.
@@ -148,7 +140,7 @@ Tensor random_on(Device device, const Shape& shape, DType dtype, uint64_t seed) 
   Tensor all = empty(shape, dtype, device);
   Shape some = shape;
   some[1] = std::min(shape[1], kRows);
-  const Tensor rows = random(some, dtype, seed).to(device);
+  const Tensor rows = random_operand(some, dtype, seed).to(device);
   for (int64_t first = 0; first < shape[1]; first += kRows) {
     const int64_t count = std::min(kRows, shape[1] - first);
     all.slice(1, first, first + count).copy_(rows.slice(1, 0, count));

@@ -27,25 +27,18 @@
 #include "weft/tensor/parallel.h"
 
 #include "answer_version.h"
+#include "random_operand.h"
 
 namespace {
 
 using namespace weft;
+using bench::random_operand;
 
 struct Settings {
   DType dtype = DType::f32;
   std::string filter;
   int repeats = 15;
 };
-
-Tensor random(const Shape& shape, DType dtype, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(shape.numel()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const auto words = philox4x32(seed, i);
-    values[i] = static_cast<float>(words[0] * 0x1p-31 - 1 + words[1] * 0x1p-31 - 1);
-  }
-  return from_vector(values, shape).to(dtype);
-}
 
 /// Median seconds of one call; calls are repeated inside one timing until it lasts a while.
 double median_seconds(int repeats, const std::function<void()>& body) {
@@ -125,10 +118,10 @@ class Report {
 void norms(Report& report, DType dtype) {
   for (const Shape& shape : {Shape{4096, 192}, Shape{2048, 384}, Shape{512, 768}, Shape{2048, 1024},
                              Shape{16384, 1024}}) {
-    const Tensor x = random(shape, dtype, 1);
-    const Tensor other = random(shape, dtype, 2);
-    const Tensor dy = random(shape, dtype, 3);
-    const Tensor gain = random({shape[1]}, DType::f32, 4);
+    const Tensor x = random_operand(shape, dtype, 1);
+    const Tensor other = random_operand(shape, dtype, 2);
+    const Tensor dy = random_operand(shape, dtype, 3);
+    const Tensor gain = random_operand({shape[1]}, DType::f32, 4);
     const Tensor inverse = rms_norm_forward(x, gain).inverse_rms;
     report.streaming("rms_norm", shape, 2, [&] { rms_norm_forward(x, gain); });
     report.streaming("rms_norm_residual", shape, 4, [&] { rms_norm_residual(x, other, gain); });
@@ -146,10 +139,10 @@ void norms(Report& report, DType dtype) {
 void activations(Report& report, DType dtype) {
   for (const Shape& shape :
        {Shape{4096, 512}, Shape{2048, 1024}, Shape{512, 2048}, Shape{8192, 2816}}) {
-    const Tensor gate = random(shape, dtype, 1);
-    const Tensor up = random(shape, dtype, 2);
-    const Tensor dy = random(shape, dtype, 3);
-    const Tensor packed = random({shape[0], 2 * shape[1]}, dtype, 4);
+    const Tensor gate = random_operand(shape, dtype, 1);
+    const Tensor up = random_operand(shape, dtype, 2);
+    const Tensor dy = random_operand(shape, dtype, 3);
+    const Tensor packed = random_operand({shape[0], 2 * shape[1]}, dtype, 4);
     report.streaming("swiglu", shape, 3, [&] { swiglu(gate, up); });
     report.streaming("swiglu_backward", shape, 5, [&] { swiglu_backward(dy, gate, up); });
     report.streaming("swiglu_packed", shape, 3, [&] { swiglu_packed(packed); });
@@ -165,9 +158,9 @@ void activations(Report& report, DType dtype) {
 void ropes(Report& report, DType dtype) {
   for (const Shape& shape : {Shape{16, 256, 6, 32}, Shape{8, 256, 6, 64}, Shape{2, 256, 12, 64},
                              Shape{4, 2048, 16, 128}}) {
-    Tensor x = random(shape, dtype, 1);
+    Tensor x = random_operand(shape, dtype, 1);
     const QkvSplit split{.heads = shape[2], .kv_heads = shape[2], .head_dim = shape[3]};
-    Tensor packed = random({shape[0], shape[1], split.width()}, dtype, 2);
+    Tensor packed = random_operand({shape[0], shape[1], split.width()}, dtype, 2);
     Qkv parts = split_qkv(packed, split);
     report.streaming("rope", shape, 2, [&] { rope(x); });
     report.streaming("rope_in_place", shape, 2, [&] { rope_(x); });
@@ -190,7 +183,7 @@ Tensor random_targets(int64_t n, int64_t classes) {
 void losses(Report& report, DType dtype) {
   for (const Shape& shape : {Shape{4096, 256}, Shape{512, 50304}, Shape{2048, 32000}}) {
     if (!report.wanted("cross_entropy_") && !report.wanted("cross_entropy")) break;
-    const Tensor logits = random(shape, dtype, 1);
+    const Tensor logits = random_operand(shape, dtype, 1);
     const Tensor targets = random_targets(shape[0], shape[1]);
     const CrossEntropyResult result = cross_entropy_forward(logits, targets);
     const Tensor dlosses = full({1}, 1e-3).expand({shape[0]});
@@ -204,11 +197,11 @@ void losses(Report& report, DType dtype) {
   for (const auto& [n, classes, width] :
        {Size{4096, 256, 192}, Size{2048, 256, 384}, Size{512, 50304, 768}}) {
     if (!report.wanted("linear_cross_entropy")) break;
-    const Tensor hidden = random({n, width}, dtype, 1);
-    const Tensor weight = random({classes, width}, DType::f32, 2);
+    const Tensor hidden = random_operand({n, width}, dtype, 1);
+    const Tensor weight = random_operand({classes, width}, DType::f32, 2);
     const Tensor targets = random_targets(n, classes);
     const Tensor factor = low_precision_copy(weight, dtype);
-    const Tensor dlogits = random({n, classes}, dtype, 3);
+    const Tensor dlogits = random_operand({n, classes}, dtype, 3);
     const double flops = 6.0 * static_cast<double>(n * classes * width);
     report.products(
         "linear_cross_entropy", fmt::format("N{} V{} E{}", n, classes, width), flops,

@@ -30,12 +30,14 @@
 #include "weft/tensor/parallel.h"
 
 #include "answer_version.h"
+#include "random_operand.h"
 
 namespace {
 
 using namespace weft;
 using attention::Selection;
 using attention::SelectionShape;
+using bench::random_operand;
 
 struct Options {
   DType dtype = DType::f32;
@@ -87,15 +89,6 @@ constexpr LatentCase kLatentCases[] = {
     {"latent", 16384, 8, 1, 256, 32, 16},
     {"latent-groups", 16384, 8, 2, 128, 32, 16},
 };
-
-Tensor random(const Shape& shape, DType dtype, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(shape.numel()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const auto words = philox4x32(seed, i);
-    values[i] = static_cast<float>((words[0] * 0x1p-31 - 1 + words[1] * 0x1p-31 - 1) * 1.2);
-  }
-  return from_vector(values, shape).to(dtype);
-}
 
 Selection random_selection(const SelectionShape& shape, int64_t count, bool steady = false) {
   std::vector<std::vector<int32_t>> lists;
@@ -165,10 +158,10 @@ std::vector<double> best_seconds(const Options& options, int inner,
 
 void report(const Case& c, const Options& options) {
   const DType dtype = options.dtype;
-  const Tensor q = random({1, c.tokens, c.heads, c.dim}, dtype, 1);
-  const Tensor k = random({1, c.tokens, c.kv_heads, c.dim}, dtype, 2);
-  const Tensor v = random({1, c.tokens, c.kv_heads, c.value_dim}, dtype, 3);
-  const Tensor dout = random({1, c.tokens, c.heads, c.value_dim}, dtype, 4);
+  const Tensor q = random_operand({1, c.tokens, c.heads, c.dim}, dtype, 1);
+  const Tensor k = random_operand({1, c.tokens, c.kv_heads, c.dim}, dtype, 2);
+  const Tensor v = random_operand({1, c.tokens, c.kv_heads, c.value_dim}, dtype, 3);
+  const Tensor dout = random_operand({1, c.tokens, c.heads, c.value_dim}, dtype, 4);
   const Selection selection = random_selection({.groups = c.groups,
                                                 .queries = c.tokens,
                                                 .keys = c.tokens,
@@ -209,7 +202,7 @@ void report(const Case& c, const Options& options) {
 
 /// Keys and values as a cache holds them: a head's rows side by side.
 Tensor cache_of(const Shape& s, DType dtype, uint64_t seed) {
-  return random({s[0], s[2], s[1], s[3]}, dtype, seed).transpose(1, 2);
+  return random_operand({s[0], s[2], s[1], s[3]}, dtype, seed).transpose(1, 2);
 }
 
 void report_decode(const char* name, const std::string& shape, const Options& options,
@@ -232,7 +225,7 @@ void report_decode(const char* name, const std::string& shape, const Options& op
 
 void report(const DecodeCase& c, const Options& options) {
   const DType dtype = options.dtype;
-  const Tensor q = random({1, 1, c.heads, c.dim}, dtype, 1);
+  const Tensor q = random_operand({1, 1, c.heads, c.dim}, dtype, 1);
   const Tensor k = cache_of({1, c.keys, c.kv_heads, c.dim}, dtype, 2);
   const Tensor v = cache_of({1, c.keys, c.kv_heads, c.dim}, dtype, 3);
   const Selection selection = random_selection({.groups = c.kv_heads,
@@ -255,10 +248,10 @@ void report(const DecodeCase& c, const Options& options) {
 
 void report(const LatentCase& c, const Options& options) {
   const DType dtype = options.dtype;
-  const Tensor q_latent = random({1, 1, c.heads, c.latent_dim}, dtype, 1);
-  const Tensor q_rope = random({1, 1, c.heads, c.rope_dim}, dtype, 2);
+  const Tensor q_latent = random_operand({1, 1, c.heads, c.latent_dim}, dtype, 1);
+  const Tensor q_rope = random_operand({1, 1, c.heads, c.rope_dim}, dtype, 2);
   const Tensor latents = cache_of({1, c.keys, c.groups, c.latent_dim}, dtype, 3);
-  const Tensor rope_keys = random({1, c.keys, 1, c.rope_dim}, dtype, 4);
+  const Tensor rope_keys = random_operand({1, c.keys, 1, c.rope_dim}, dtype, 4);
   const Selection selection = random_selection(
       {.groups = c.groups, .queries = 1, .keys = c.keys, .position = c.keys - 1}, c.count);
   const auto row_bytes = static_cast<double>(c.groups * c.latent_dim + c.rope_dim) *

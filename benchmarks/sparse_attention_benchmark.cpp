@@ -17,25 +17,17 @@
 #include "weft/attention/kernels/block_selection.h"
 #include "weft/attention/kernels/flash_attention.h"
 #include "weft/attention/selection_operations.h"
-#include "weft/tensor/generator.h"
 #include "weft/tensor/parallel.h"
 
 #include "answer_version.h"
+#include "random_operand.h"
 
 namespace {
 
 using namespace weft;
 using attention::BlockSelectionOptions;
 using attention::FlashAttentionOptions;
-
-Tensor random(const Shape& shape, DType dtype, uint64_t seed) {
-  std::vector<float> values(static_cast<size_t>(shape.numel()));
-  for (size_t i = 0; i < values.size(); ++i) {
-    const auto words = philox4x32(seed, i);
-    values[i] = static_cast<float>((words[0] * 0x1p-31 - 1 + words[1] * 0x1p-31 - 1) * 1.2);
-  }
-  return from_vector(values, shape).to(dtype);
-}
+using bench::random_operand;
 
 template <class Body>
 double seconds_of(int inner, Body&& body) {
@@ -76,9 +68,9 @@ void report_selection(const SelectionCase& c, DType dtype, int repeats) {
   const BlockSelectionOptions& o = c.options;
   const int64_t compressed = (c.tokens - o.compression_block) / o.compression_stride + 1;
   const int64_t position = c.tokens - c.queries;
-  const Tensor q = random({1, c.queries, c.heads, c.dim}, dtype, 1);
-  const Tensor k = random({1, compressed, c.groups, c.dim}, dtype, 2);
-  const Tensor v = random(k.shape(), dtype, 3);
+  const Tensor q = random_operand({1, c.queries, c.heads, c.dim}, dtype, 1);
+  const Tensor k = random_operand({1, compressed, c.groups, c.dim}, dtype, 2);
+  const Tensor v = random_operand(k.shape(), dtype, 3);
   const FlashAttentionOptions options{
       .position = position, .key_length = o.compression_block, .key_stride = o.compression_stride};
   attention::FlashAttentionOutput out = attention::flash_attention_forward(q, k, v, options);

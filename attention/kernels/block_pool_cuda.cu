@@ -2,6 +2,7 @@
 // of its token; neighbouring threads have neighbouring channels.
 #include "kernels/block_pool_kernels.h"
 #include "kernels/cuda_types.cuh"
+#include "kernels/head_rows_cuda.cuh"
 
 namespace weft::attention {
 namespace {
@@ -10,23 +11,8 @@ using namespace gpu;
 
 constexpr int kThreads = 256;
 
-/// A tensor [B, T, H, D] with a dense last axis.
-struct Rows {
-  void* data;
-  int64_t batch_stride, row_stride, head_stride;
-
-  template <class T>
-  __device__ T* at(int64_t b, int64_t t, int64_t h) const {
-    return static_cast<T*>(data) + b * batch_stride + t * row_stride + h * head_stride;
-  }
-};
-
-Rows rows_of(const Tensor& x) {
-  return {x.raw_data(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
 struct Arguments {
-  Rows x;        // [B, T, H, D]: x, or the gradient of x
+  HeadRows x;    // [B, T, H, D]: x, or the gradient of x
   void* blocks;  // [B, Nc, H, D or l D], dense: y or z, or their gradient
   const void* weights = nullptr;
   int64_t weight_row = 0;        // 0 where all heads share one

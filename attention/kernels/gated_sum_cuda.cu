@@ -3,6 +3,7 @@
 
 #include "kernels/cuda_types.cuh"
 #include "kernels/gated_sum_kernels.h"
+#include "kernels/head_rows_cuda.cuh"
 
 namespace weft::attention {
 namespace {
@@ -11,24 +12,9 @@ using namespace gpu;
 
 constexpr int kThreads = 256;
 
-/// Row (b, t, h) of a tensor [B, T, H, .].
-struct Rows {
-  void* data = nullptr;
-  int64_t batch_stride = 0, row_stride = 0, head_stride = 0;
-
-  template <class T>
-  __device__ T* at(int64_t b, int64_t t, int64_t h) const {
-    return static_cast<T*>(data) + b * batch_stride + t * row_stride + h * head_stride;
-  }
-};
-
-Rows rows_of(const Tensor& x) {
-  return {x.raw_data(), x.stride(0), x.stride(1), x.stride(2)};
-}
-
 struct Arguments {
-  Rows branches[kMaxGatedBranches], dbranches[kMaxGatedBranches];
-  Rows logits, y, dy, dlogits;
+  HeadRows branches[kMaxGatedBranches], dbranches[kMaxGatedBranches];
+  HeadRows logits, y, dy, dlogits;
   const void* bias;
   int64_t rows, tokens, heads;
   int dim;

@@ -13,7 +13,11 @@
 #include "weft/tensor/error.h"
 #include "weft/tensor/tensor.h"
 
+#include "message_of.h"
+
 namespace weft::attention::testing {
+
+using test::message_of;
 
 /// Normal values, the same for the same seed.
 inline Tensor random_tensor(const Shape& shape, DType dtype, uint64_t seed, double deviation = 1) {
@@ -83,21 +87,6 @@ inline Tensor scattered(const Tensor& x) {
   view = view.permute({0, 2, 1, 3});
   view.copy_(x);
   return view;
-}
-
-/// The text of the exception that `call` must throw.
-template <class Exception, class Call>
-std::string message_of(Call&& call) {
-  try {
-    call();
-  } catch (const Exception& error) {
-    return error.what();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << "another exception: " << error.what();
-    return "";
-  }
-  ADD_FAILURE() << "no exception";
-  return "";
 }
 
 }  // namespace weft::attention::testing

@@ -20,12 +20,14 @@
 #include "cuda/allocator.h"
 #include "devices.h"
 #include "kernels/attention_arguments.h"
+#include "message_of.h"
 #include "reference/attention_reference.h"
 
 namespace weft::attention {
 namespace {
 
 using test::kGpu;
+using test::message_of;
 using test::mirrored;
 using test::random_tensor;
 
@@ -133,18 +135,6 @@ struct BackendScope {
     set_deterministic(false);
   }
 };
-
-/// The text of the exception that `call` must throw.
-template <class Exception, class Call>
-std::string message_of(Call&& call) {
-  try {
-    call();
-  } catch (const Exception& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "no exception";
-  return "";
-}
 
 class CudnnAttentionTest : public test::CudaTest {};
 /// A problem and who computes it.

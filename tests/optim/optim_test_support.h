@@ -12,7 +12,11 @@
 #include "weft/tensor/parallel.h"
 #include "weft/tensor/tensor.h"
 
+#include "message_of.h"
+
 namespace weft::optim {
+
+using test::message_of;
 
 /// The same pseudo-random numbers in [-1, 1) for the same seed, by SplitMix64.
 inline std::vector<double> random_values(int64_t count, uint64_t seed) {
@@ -91,18 +95,6 @@ inline void expect_near(const std::vector<double>& actual, const std::vector<dou
     ASSERT_NEAR(actual[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i])))
         << what << " at " << i;
   }
-}
-
-/// The text of the exception that `body` must throw.
-template <class Exception>
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Exception& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
 }
 
 /// Restores the number of threads at the end of a test.

@@ -14,11 +14,13 @@
 #include "weft/tensor/ops/linear.h"
 #include "weft/tensor/parallel.h"
 
+#include "message_of.h"
 #include "random_tensor.h"
 
 namespace weft {
 namespace {
 
+using test::message_of;
 using test::random_tensor;
 using test::scattered;
 using test::with_gaps;
@@ -356,17 +358,6 @@ TEST(Matmul, LongSums) {
                  DType::bf16);
   expect_product(matmul(a.to(DType::f16), b.to(DType::f16), {.out_dtype = DType::f32}),
                  multiply_matrices(a.to(DType::f16), b.to(DType::f16)), 5000, DType::f16);
-}
-
-template <class Exception, class Call>
-std::string message_of(Call&& call) {
-  try {
-    call();
-  } catch (const Exception& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing of this type was thrown";
-  return {};
 }
 
 TEST(Matmul, RefusesBadOperandsByName) {
