@@ -13,6 +13,7 @@
 #include "weft/io/permutation.h"
 #include "weft/io/tokenizer.h"
 #include "weft/tensor/check.h"
+#include "weft/tensor/pinned.h"
 
 #include "random_streams.h"
 
@@ -33,8 +34,9 @@ void check_common(const char* op, const TokenSource* source, int64_t batch_size,
 /// Token ids of one batch, filled row by row.
 class BatchBuilder {
  public:
-  BatchBuilder(int64_t rows, int64_t seq_len)
+  BatchBuilder(int64_t rows, int64_t seq_len, bool pinned = false)
       : seq_len_(seq_len),
+        pinned_(pinned),
         inputs_(empty({rows, seq_len}, DType::i32)),
         targets_(empty({rows, seq_len}, DType::i32)) {
     std::fill_n(inputs_.data<int32_t>(), inputs_.numel(), 0);
@@ -52,11 +54,19 @@ class BatchBuilder {
     const int32_t* first = targets_.data<int32_t>();
     const auto scored = std::count_if(first, first + targets_.numel(),
                                       [](int32_t target) { return target != kIgnoreIndex; });
-    return {inputs_.to(dtype), targets_.to(dtype), scored, step, micro_batch};
+    return {finished(inputs_, dtype), finished(targets_, dtype), scored, step, micro_batch};
   }
 
  private:
+  Tensor finished(const Tensor& ids, DType dtype) const {
+    if (!pinned_) return ids.to(dtype);
+    Tensor result = empty_pinned(ids.shape(), dtype);
+    result.copy_(ids);
+    return result;
+  }
+
   int64_t seq_len_;
+  bool pinned_;
   Tensor inputs_;
   Tensor targets_;
 };
@@ -90,7 +100,7 @@ class Loader::Impl {
 
   Batch batch(int64_t step, int64_t micro_batch) const {
     const int64_t first = (step * options_.micro_batches + micro_batch) * options_.batch_size;
-    BatchBuilder builder(options_.batch_size, options_.seq_len);
+    BatchBuilder builder(options_.batch_size, options_.seq_len, options_.pinned);
     for (int64_t row = 0; row < options_.batch_size; ++row) {
       source_->read(position_of(first + row), builder.inputs(row, options_.seq_len),
                     builder.targets(row, options_.seq_len));

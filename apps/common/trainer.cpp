@@ -44,7 +44,8 @@ Trainer::Trainer(RunPlan plan, std::string config_text, Console& console)
       loader_(data_.train, {.batch_size = config_.batch_size,
                             .seq_len = config_.seq_len,
                             .micro_batches = config_.grad_accum_steps,
-                            .seed = config_.seed}) {
+                            .seed = config_.seed,
+                            .pinned = device_.is_cuda()}) {
   if (model_->config().compute_dtype == DType::f16)
     loss_scaler_.emplace(optim::LossScalerOptions{.min_scale = 1}, device_);
 }

@@ -10,6 +10,7 @@
 
 #include "weft/io/permutation.h"
 #include "weft/io/tokenizer.h"
+#include "weft/tensor/device.h"
 #include "weft/tensor/error.h"
 
 #include "temporary_folder.h"
@@ -194,6 +195,33 @@ TEST(Loader, OrderDependsOnSeedAndStepAlone) {
   LoaderOptions other = options;
   other.seed = 12;
   EXPECT_NE(Loader(source, other).next().inputs.to_vector<int32_t>(), seen[0]);
+}
+
+/// In page-locked memory where there is a GPU, which copies it while later batches are made.
+TEST(Loader, PinnedBatchesHoldTheSame) {
+  const Device gpu{DeviceType::cuda, 0};
+  const Device device = is_available(gpu) ? gpu : kCpu;
+  const auto source = counting_tokens(5000);
+  for (const DType dtype : {DType::i32, DType::i64}) {
+    LoaderOptions options{.batch_size = 4, .seq_len = 64, .seed = 3, .dtype = dtype};
+    Loader plain(source, options);
+    options.pinned = true;
+    Loader pinned(source, options);
+    std::vector<Tensor> moved;
+    for (int i = 0; i < 40; ++i) {
+      const Batch batch = pinned.next();
+      EXPECT_EQ(batch.inputs.dtype(), dtype);
+      EXPECT_TRUE(batch.inputs.device().is_cpu());
+      EXPECT_EQ(batch.scored, 4 * 64);
+      moved.push_back(batch.inputs.to(device));
+      moved.push_back(batch.targets.to(device));
+    }
+    for (size_t i = 0; i < moved.size(); i += 2) {
+      const Batch batch = plain.next();
+      EXPECT_EQ(moved[i].to_vector<int64_t>(), batch.inputs.to_vector<int64_t>());
+      EXPECT_EQ(moved[i + 1].to_vector<int64_t>(), batch.targets.to_vector<int64_t>());
+    }
+  }
 }
 
 TEST(Loader, SourceOfOneSequenceWorksAndShorterIsRefused) {

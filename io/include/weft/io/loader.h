@@ -25,6 +25,7 @@ struct LoaderOptions {
   uint64_t seed = 0;
   int64_t prefetch = 2;      ///< batches that a thread makes ahead; 0: made when asked for
   DType dtype = DType::i32;  ///< i32 or i64
+  bool pinned = false;       ///< in page-locked memory, see empty_pinned(): for training on a GPU
 };
 
 /// Endless training batches in random order. What batch (step, micro-batch) holds depends on the
