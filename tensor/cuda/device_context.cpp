@@ -7,15 +7,35 @@
 
 #include "cuda/allocator.h"
 #include "cuda/backend.h"
+#include "cuda/driver_trouble.h"
 #include "cuda/graph.h"
 #include "cuda/probe.h"
 
 namespace weft::cuda {
-namespace {
 
-std::string version_text(int version) {
-  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+std::string driver_trouble(cudaError_t status, int driver_version, int runtime_version) {
+  const auto text = [](int version) {
+    return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+  };
+  // Any driver of the toolkit's major version runs its programs.
+  const int needed = runtime_version / 1000 * 1000;
+  if (driver_version == 0) {
+    return fmt::format("there is no NVIDIA driver (one for CUDA {} or later is needed)",
+                       text(needed));
+  }
+  if (driver_version < needed || status == cudaErrorInsufficientDriver) {
+    return fmt::format(
+        "the NVIDIA driver is too old: it is for CUDA {}, and this build needs one for CUDA {} or "
+        "later",
+        text(driver_version), text(needed));
+  }
+  if (status == cudaErrorNoDevice || status == cudaSuccess)
+    return "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it";
+  return fmt::format("the NVIDIA driver reports {} ({})", cudaGetErrorName(status),
+                     cudaGetErrorString(status));
 }
+
+namespace {
 
 /// What the driver said when it was first asked.
 struct Driver {
@@ -32,22 +52,7 @@ const Driver& driver() {
     result.devices = 0;
     int found = 0;
     if (cudaDriverGetVersion(&found) != cudaSuccess) found = 0;
-    // Any driver of the toolkit's major version runs its programs.
-    const int needed = CUDART_VERSION / 1000 * 1000;
-    if (found == 0) {
-      result.trouble = fmt::format("there is no NVIDIA driver (one for CUDA {} or later is needed)",
-                                   version_text(needed));
-    } else if (found < needed || status == cudaErrorInsufficientDriver) {
-      result.trouble = fmt::format(
-          "the NVIDIA driver is too old: it is for CUDA {}, and this build needs one for CUDA {} "
-          "or later",
-          version_text(found), version_text(needed));
-    } else if (status == cudaErrorNoDevice || status == cudaSuccess) {
-      result.trouble = "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it";
-    } else {
-      result.trouble = fmt::format("the NVIDIA driver reports {} ({})", cudaGetErrorName(status),
-                                   cudaGetErrorString(status));
-    }
+    result.trouble = driver_trouble(status, found, CUDART_VERSION);
     return result;
   }();
   return driver;

@@ -11,6 +11,7 @@
 
 #include "cuda/allocator.h"
 #include "cuda/device_context.h"
+#include "cuda/driver_trouble.h"
 #include "cuda/index_math.h"
 #include "cuda/stream_heaps.h"
 #include "devices.h"
@@ -33,6 +34,33 @@ TEST(CudaDevices, GiveAReasonWhereTheyCannotBeUsed) {
   }
   EXPECT_EQ(is_available(kGpu), unavailable_reason(kGpu).empty());
   EXPECT_LE(is_available(kGpu) ? 1 : 0, cuda_device_count());
+}
+
+TEST(CudaDevices, SayWhatIsWrongWithTheDriver) {
+  EXPECT_EQ(cuda::driver_trouble(cudaErrorInsufficientDriver, 0, 13000),
+            "there is no NVIDIA driver (one for CUDA 13.0 or later is needed)");
+  const std::string too_old =
+      "the NVIDIA driver is too old: it is for CUDA 12.4, and this build needs one for CUDA 13.0 "
+      "or later";
+  EXPECT_EQ(cuda::driver_trouble(cudaErrorInsufficientDriver, 12040, 13020), too_old);
+  EXPECT_EQ(cuda::driver_trouble(cudaErrorNoDevice, 12040, 13020), too_old);
+  EXPECT_EQ(cuda::driver_trouble(cudaErrorNoDevice, 13000, 13020),
+            "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it");
+  const std::string other = cuda::driver_trouble(cudaErrorUnknown, 13020, 13000);
+  EXPECT_NE(other.find("the NVIDIA driver reports cudaErrorUnknown ("), std::string::npos) << other;
+}
+
+TEST(CudaErrors, NameTheCallItsDeviceAndItsPlace) {
+  try {
+    WEFT_CUDA_CHECK(cudaErrorInvalidValue);
+    FAIL() << "no error";
+  } catch (const CudaError& error) {
+    const std::string text = error.what();
+    EXPECT_EQ(text.find("cuda:"), 0u) << text;
+    for (const char* const part : {"cudaErrorInvalidValue failed with cudaErrorInvalidValue (",
+                                   ") at cuda/runtime_test.cpp:"})
+      EXPECT_NE(text.find(part), std::string::npos) << text;
+  }
 }
 
 TEST(CudaIndexMath, DividesByMultiplying) {
