@@ -9,6 +9,7 @@
 #include "weft/autograd/functions/cross_entropy.h"
 #include "weft/autograd/functions/gather.h"
 #include "weft/autograd/functions/join.h"
+#include "weft/autograd/functions/layer_norm.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/matmul.h"
 #include "weft/autograd/functions/reduce.h"
@@ -48,6 +49,22 @@ void PrintTo(const Fusion& fusion, std::ostream* out) {
 Variable norm_op_by_op(const Variable& x, const Variable& gain) {
   const Variable mean_square = autograd::mean(autograd::square(x), {-1}, /*keepdim=*/true);
   return autograd::mul(autograd::mul(x, autograd::rsqrt(autograd::add(mean_square, 1e-6))), gain);
+}
+
+Variable layer_norm_op_by_op(const Variable& x, const Variable& gain, const Variable& bias) {
+  const Variable centred = autograd::sub(x, autograd::mean(x, {-1}, /*keepdim=*/true));
+  return autograd::add(norm_op_by_op(centred, gain), bias);
+}
+
+/// x Phi(x), by the error function.
+Variable gelu_op_by_op(const Variable& x) {
+  const Variable phi = autograd::add(autograd::erf(autograd::mul(x, std::sqrt(0.5))), 1.0);
+  return autograd::mul(autograd::mul(x, phi), 0.5);
+}
+
+Variable softmax_op_by_op(const Variable& x) {
+  const Variable e = autograd::exp(x);
+  return autograd::div(e, autograd::sum(e, {-1}, /*keepdim=*/true));
 }
 
 Variable swiglu_op_by_op(const Variable& gate, const Variable& up) {
@@ -115,6 +132,21 @@ std::vector<Fusion> all_fusions() {
        },
        {{kRows, kWidth}, {kRows, kWidth}, {kWidth}},
        {2, 2, 1.5}},
+      {"LayerNorm",
+       [](const Inputs& x) { return autograd::layer_norm(x[0], x[1], x[2], 1e-6); },
+       [](const Inputs& x) { return layer_norm_op_by_op(x[0], x[1], x[2]); },
+       {{kRows, kWidth}, {kWidth}, {kWidth}},
+       {2, 1.5, 1}},
+      {"Gelu",
+       [](const Inputs& x) { return autograd::gelu(x[0]); },
+       [](const Inputs& x) { return gelu_op_by_op(x[0]); },
+       {{kRows, kWidth}},
+       {3}},
+      {"Softmax",
+       [](const Inputs& x) { return autograd::softmax(x[0]); },
+       [](const Inputs& x) { return softmax_op_by_op(x[0]); },
+       {{kRows, kWidth}},
+       {4}},
       {"Swiglu",
        [](const Inputs& x) { return autograd::swiglu(x[0], x[1]); },
        [](const Inputs& x) { return swiglu_op_by_op(x[0], x[1]); },
