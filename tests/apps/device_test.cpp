@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <filesystem>
+#include <utility>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -100,6 +102,30 @@ TEST(Profile, OfABenchLeavesOutTheWarmUp) {
   const auto result = parse_json(outcome);
   EXPECT_EQ(result.at("device"), "cpu");
   EXPECT_THAT(outcome.err, testing::ContainsRegex("model.layers.0 +3 "));
+}
+
+Arguments backend_arguments(const char* backend, const Arguments& more = {}) {
+  return joined(
+      {"bench", "step", "--n-layers", "2", "--d-model", "128", "--n-heads", "2", "--seq-len", "512",
+       "--batch-size", "2", "--steps", "2", "--format", "json", "--attention-backend", backend},
+      more);
+}
+
+TEST(AttentionBackend, IsTheOneThatTheFlagNames) {
+  const auto tiles = parse_json(weft(backend_arguments("weft")));
+  const auto reference = parse_json(weft(backend_arguments("reference")));
+  const double loss = reference.at("loss").get<double>();
+  EXPECT_NEAR(tiles.at("loss").get<double>(), loss, 1e-5 * loss);
+  // All scores in memory: of the probabilities alone 2 x 2 x 512 x 512 floats a layer.
+  EXPECT_GT(reference.at("peak_tensor_bytes").get<double>(),
+            tiles.at("peak_tensor_bytes").get<double>() + 4194304);
+  const Outcome cudnn = weft(backend_arguments("cudnn"));
+  EXPECT_EQ(cudnn.code, 1);
+  EXPECT_TRUE(is_one_error_line(cudnn.err)) << cudnn.err;
+  EXPECT_THAT(cudnn.err, HasSubstr("cuDNN runs on GPUs; automatic, weft and reference run here"));
+  const Outcome unknown = weft(backend_arguments("flash"));
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("allowed are automatic, cudnn, weft, reference"));
 }
 
 TEST(ProductRate, IsThatOfTheDevice) {
@@ -215,6 +241,28 @@ TEST_F(OnGpu, EveryKindOfStepRuns) {
     const Outcome outcome = on_gpu(train(run, options));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     std::filesystem::remove_all(folder_ / run);
+  }
+}
+
+TEST_F(OnGpu, AttentionIsByTheBackendThatTheFlagNamesWhichIsToldOnce) {
+  const double loss =
+      parse_json(on_gpu(backend_arguments("reference", {"--dtype", "bf16"}))).at("loss");
+  std::vector<std::pair<const char*, const char*>> backends = {
+      {"weft", ": by Weft's kernels (asked for by name)"}};
+#ifdef WEFT_HAVE_CUDNN
+  backends.emplace_back("cudnn", ": by cuDNN");
+#endif
+  for (const auto& [backend, told] : backends) {
+    SCOPED_TRACE(backend);
+    const Outcome outcome = on_gpu(backend_arguments(backend, {"--dtype", "bf16"}));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_NEAR(parse_json(outcome).at("loss").get<double>(), loss, 1e-3 * loss);
+    const std::string forward = "flash_attention bf16, 2 heads of 64 over 2, causal, on cuda:0";
+    const size_t first = outcome.err.find(forward);
+    ASSERT_NE(first, std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.compare(first + forward.size(), std::string(told).size(), told), 0)
+        << outcome.err;
+    EXPECT_EQ(outcome.err.find(forward, first + 1), std::string::npos) << outcome.err;
   }
 }
 
