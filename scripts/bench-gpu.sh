@@ -116,11 +116,18 @@ run_attention() {
   peer torch_gpu_attention.py
 }
 
+# With the kernel that is a whole step, and kernel after kernel.
 run_decode() {
-  local context
-  for context in 1k 8k; do
-    row "weft-340m-$context" "$weft" bench decode --device cuda --dtype bf16 --n-layers 24 --d-model 1024 --n-heads 16 \
-      --d-ff 2816 --vocab-size 32000 --context "$context" --new-tokens 128 --format json
+  local by_program case context batch name
+  for by_program in 1 0; do
+    for case in "1k 1" "8k 1" "1k 2" "1k 4"; do
+      read -r context batch <<<"$case"
+      name=weft-340m-$context-batch-$batch
+      ((by_program)) || name+=-kernel-after-kernel
+      row "$name" env WEFT_DECODE_PROGRAM=$by_program "$weft" bench decode --device cuda --dtype bf16 --n-layers 24 \
+        --d-model 1024 --n-heads 16 --d-ff 2816 --vocab-size 32000 --tie-embeddings --context "$context" \
+        --batch-size "$batch" --new-tokens 128 --format json
+    done
   done
   row weft "$build_dir/benchmarks/weft_decode_benchmark"
 }

@@ -162,22 +162,25 @@ version_follows_git() {
 }
 
 gpu_results_tell_what_was_measured() {
-  local build=$scratch/private/build out=$scratch/private/results file content
+  local build=$scratch/private/build out=$scratch/private/results file content benchmark
   write_program "$build/apps/weft" 'weft 0.1.0 (1234567890ab)'
-  write_program "$build/benchmarks/weft_cuda_ops_benchmark" 'weft 0.1.0 (1234567890ab)'
+  for benchmark in cuda_ops decode; do
+    write_program "$build/benchmarks/weft_${benchmark}_benchmark" 'weft 0.1.0 (1234567890ab)'
+  done
   mkdir "$scratch/bin"
   printf '#!/bin/sh\ncase $1 in *name*) echo "Some GPU" ;; *) echo 1.2 ;; esac\n' >"$scratch/bin/nvidia-smi"
   chmod +x "$scratch/bin/nvidia-smi"
   run env "PATH=$scratch/bin:$PATH" "$root/scripts/bench-gpu.sh" --no-build --build-dir "$build" --out-dir "$out" \
-    --python none --suites step,ops --cases 124m
+    --python none --suites step,decode,ops --cases 124m
   expect_equal "status: $text" "$status" 0
-  for file in "$out"/*-some-gpu-cuda-step.json "$out"/*-some-gpu-cuda-ops.json; do
+  for file in "$out"/*-some-gpu-cuda-{step,decode,ops}.json; do
     content=$(<"$file")
     expect_in "$file" "$content" '"revision": "1234567890ab"'
-    expect_in "$file" "$content" '"command": "scripts/bench-gpu.sh --no-build --build-dir build --out-dir results --python none --suites step,ops --cases 124m"'
+    expect_in "$file" "$content" '"command": "scripts/bench-gpu.sh --no-build --build-dir build --out-dir results --python none --suites step,decode,ops --cases 124m"'
     expect_in "$file" "$content" '"tokens_per_s": 1'
     expect_not_in "$file" "$content" private
   done
+  expect_in decoding "$(cat "$out"/*-cuda-decode.json)" '{"program": "weft-340m-1k-batch-4-kernel-after-kernel", "result": {"tokens_per_s": 1}}'
   write_program "$build/benchmarks/weft_cuda_ops_benchmark" 'weft 0.1.0 (ba0987654321)'
   run env "PATH=$scratch/bin:$PATH" "$root/scripts/bench-gpu.sh" --no-build --build-dir "$build" --out-dir "$out" --python none --suites ops
   expect_equal "status of two revisions" "$status" 1
