@@ -128,6 +128,21 @@ TEST(AttentionBackend, IsTheOneThatTheFlagNames) {
   EXPECT_THAT(unknown.err, HasSubstr("allowed are automatic, cudnn, weft, reference"));
 }
 
+TEST(AllocatorVariable, ChangesNoBit) {
+  const TemporaryFolder folder;
+  ASSERT_EQ(weft(train_arguments("builtin:stories", folder / "caching")).code, 0);
+  for (const char* const mode : {"direct", "poison"}) {
+    const Outcome outcome = weft(train_arguments("builtin:stories", folder / mode),
+                                 {.environment = {{"WEFT_ALLOCATOR", mode}}});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(tensor_hashes(folder / mode), tensor_hashes(folder / "caching")) << mode;
+  }
+  const Outcome unknown = weft(train_arguments("builtin:stories", folder / "x"),
+                               {.environment = {{"WEFT_ALLOCATOR", "other"}}});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_THAT(unknown.err, HasSubstr("WEFT_ALLOCATOR: 'other' is unknown; allowed are caching, "));
+}
+
 TEST(ProductRate, IsThatOfTheDevice) {
   EXPECT_GT(measure_product_rate(DType::f32), 1e8);
   if (!is_available(kGpu)) GTEST_SKIP() << unavailable_reason(kGpu);
@@ -241,6 +256,20 @@ TEST_F(OnGpu, EveryKindOfStepRuns) {
     const Outcome outcome = on_gpu(train(run, options));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     std::filesystem::remove_all(folder_ / run);
+  }
+}
+
+TEST_F(OnGpu, VariablesForFindingErrorsChangeNoResult) {
+  ASSERT_EQ(on_gpu(train("plain", {"--deterministic"})).code, 0);
+  const std::vector<std::pair<std::string, std::string>> variables = {
+      {"WEFT_CUDA_SYNC", "1"}, {"WEFT_ALLOCATOR", "direct"}, {"WEFT_ALLOCATOR", "poison"}};
+  for (const auto& [variable, value] : variables) {
+    SCOPED_TRACE(variable + "=" + value);
+    const std::string run = variable + value;
+    const Outcome outcome =
+        on_gpu(train(run, {"--deterministic"}), {.environment = {{variable, value}}});
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    expect_close_losses(run, "plain", 1e-5);
   }
 }
 
