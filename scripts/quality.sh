@@ -110,30 +110,49 @@ threads=${threads:-$((jobs > at_once ? jobs / at_once : 1))}
 task=$experiment
 if [[ $experiment == ablation ]]; then task=recall; fi
 
-# The tasks: `stages_of` prints the stages of a training, each sequence/batch/steps/data, `cases_of` the names of what is
-# compared, `flags_of CASE` what a case changes. Everything else is the same for all cases of an experiment.
+# The tasks: `stages_of` prints the stages of a training, each sequence/batch/steps/data, with steps@rate where the learning
+# rate is not `rate`, `cases_of` the names of what is compared, `flags_of CASE` what a case changes. Everything else is the
+# same for all cases of an experiment.
 #
 # Recall begins with short sequences full of answers, where looking up is learned soon, and doubles them to the last
 # length; what looks up in a long sequence has little to learn from, a few answers in each.
 #
+# Long sequences need more than a CPU's: first weights that are smaller and documents of four pairs before those of eight,
+# so that looking up is learned from any seed; slow rotations by a larger base, which leave most of what a key says
+# unturned over thousands of tokens, so that little is to be learned again after each doubling; and smaller rates in the
+# long stages.
+#
 # Blocks are as small as the things to be found. Lists of 24 of them are a fifth of 512 tokens; longer sequences get longer
 # lists, a sixteenth of 4096 tokens.
-small_model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128 --init-std 0.12)
-small_optimizer=(--optimizer muon --lr 5e-3 --weight-decay 0.01)
+small_model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128)
+if [[ $size == large ]]; then small_model+=(--init-std 0.08 --rope-theta 1000000); else small_model+=(--init-std 0.12); fi
+rate=5e-3
+weight_decay=0.01
 window=32
 book=
 if [[ $task == text ]]; then default_length=1024; else default_length=512; fi
 if [[ $size == large ]]; then default_length=4096; fi
 length=${length:-$default_length}
 blocks=block=4,stride=4,select-block=4,select-count=$((length > 24 * 64 ? length / 64 : 24))
+# long_rate LENGTH: the learning rate of a stage of longer sequences.
+long_rate() { if (($1 > 512)); then echo 2e-3; elif (($1 > 128)); then echo 3e-3; else echo "$rate"; fi; }
 case $task in
   recall)
-    steps=${steps:-300}
+    steps=${steps:-$([[ $size == large ]] && echo 150 || echo 300)}
     dtype=${dtype:-f32}
     model=("${small_model[@]}")
-    optimizer=("${small_optimizer[@]}")
     stages_of() {
-      local keys=builtin:recall:pairs=8,keys=16 at
+      local keys=builtin:recall:pairs=8,keys=16 at count
+      if [[ $size == large ]]; then
+        echo "17/256/500/builtin:recall:pairs=4,keys=16"
+        echo "33/128/300/$keys"
+        for ((at = 128; at < length; at *= 2)); do
+          count=$((at < 512 ? 100 : at < 2048 ? 200 : 150))
+          echo "$at/$((at < 512 ? 32 : 16))/$count@$(long_rate "$at")/$keys,gap=$((at * 2 / 5)),spread=-1"
+        done
+        echo "$length/16/$steps@$(long_rate "$length")/$keys,gap=$((length * 2 / 5)),spread=-1"
+        return
+      fi
       echo "33/128/350/$keys"
       if ((length > 128)); then echo "128/32/40/$keys,gap=32,spread=-1"; fi
       for ((at = 256; at < length; at *= 2)); do echo "$at/16/100/$keys,gap=$((at * 2 / 5)),spread=-1"; done
@@ -146,12 +165,15 @@ case $task in
     steps=${steps:-$([[ $size == large ]] && echo 300 || echo 150)}
     dtype=${dtype:-f32}
     model=("${small_model[@]}")
-    optimizer=("${small_optimizer[@]}")
     stages_of() {
-      local keys=builtin:needle:digits=3,keys=1 at
+      local keys=builtin:needle:digits=3,keys=1 at slower=
       echo "256/16/500/$keys"
-      for ((at = 512; at < length; at *= 2)); do echo "$at/16/100/$keys"; done
-      echo "$length/8/$steps/$keys"
+      for ((at = 512; at < length; at *= 2)); do
+        if [[ $size == large ]]; then slower=@$(long_rate "$at"); fi
+        echo "$at/16/100$slower/$keys"
+      done
+      if [[ $size == large ]]; then slower=@$(long_rate "$length"); fi
+      echo "$length/8/$steps$slower/$keys"
     }
     asa=window=$window,$blocks,local=4,rope-dim=32,query-run=2
     nsa=window=$window,$blocks,kv-sharing=shared
@@ -169,12 +191,15 @@ case $task in
       blocks=block=16,stride=16,select-block=16,select-count=8
     fi
     model=(--n-layers "$layers" --d-model "$width" --n-heads 4 --n-kv-heads 2)
-    optimizer=(--optimizer muon --lr "$rate" --weight-decay 0.05)
+    weight_decay=0.05
     stages_of() { echo "$length/$sequences/$steps/$text"; }
     asa=window=$window,$blocks
     nsa=window=$window,$blocks
     ;;
 esac
+
+# optimizer_at RATE: the flags of the optimizer.
+optimizer_at() { echo "--optimizer muon --lr $1 --weight-decay $weight_decay"; }
 
 cases_of() {
   case $experiment in
@@ -223,6 +248,7 @@ if [[ -z $weft ]]; then
   weft=$(find_weft "$build")
 fi
 [[ -x $weft ]] || die "there is no program at $weft"
+revision=$(revision_of "$weft")
 mkdir -p "$runs" || die "cannot make the folder $runs"
 runs=$(cd "$runs" && pwd)
 text=
@@ -308,12 +334,14 @@ stop_and_resume() {
 # train_case CASE SEED RUN: trains, measures, and writes RUN/row.json.
 train_case() {
   local name=$1 seed=$2 run=$3 flags stages stage sequence batch count data total=0 tokens=0 seconds=0 start schedule
-  local log=$run.log parameters evaluation extra=
+  local log=$run.log parameters evaluation optimizer extra=
   read -ra flags <<<"$(flags_of "$name") $(mlp_flags_of "$name")"
   mapfile -t stages < <(stages_of)
   rm -rf "$run" "$log"
   for stage in "${stages[@]}"; do
     IFS=/ read -r sequence batch count data <<<"$stage"
+    read -ra optimizer <<<"$(optimizer_at "$([[ $count == *@* ]] && echo "${count#*@}" || echo "$rate")")"
+    count=${count%@*}
     schedule=constant
     if [[ $stage == "${stages[-1]}" ]]; then schedule=wsd; fi
     total=$((total + count))
@@ -341,13 +369,13 @@ train_case() {
   fi
   # Paths of this machine say nothing elsewhere.
   evaluation=$(one_line <<<"$evaluation" | sed "s|$texts/||; s|\"checkpoint\": \"[^\"]*/|\"checkpoint\": \"|")
-  printf '{"case": "%s", "seed": %s, "flags": "%s", "parameters": %s, "steps": %s, "tokens": %s, "seconds": %s%s, "result": %s}\n' \
-    "$name" "$seed" "${flags[*]}" "$parameters" "$total" "$tokens" "$((seconds / 1000))" "$extra" "$evaluation" >"$run/row.partial"
+  printf '{"case": "%s", "seed": %s, "revision": "%s", "flags": "%s", "parameters": %s, "steps": %s, "tokens": %s, "seconds": %s%s, "result": %s}\n' \
+    "$name" "$seed" "$revision" "${flags[*]}" "$parameters" "$total" "$tokens" "$((seconds / 1000))" "$extra" "$evaluation" >"$run/row.partial"
   mv "$run/row.partial" "$run/row.json"
 }
 
 # What decides a run; finished runs of the same recipe are not repeated.
-recipe_of() { echo "$kind $dtype ${model[*]} ${optimizer[*]} $(flags_of "$1") $(stages_of | sed "s|$texts/||")" | tr '\n' ' '; }
+recipe_of() { echo "$kind $dtype ${model[*]} $(optimizer_at "$rate") $(flags_of "$1") $(stages_of | sed "s|$texts/||")" | tr '\n' ' '; }
 
 # run_of CASE SEED: a folder named by all that decides the run.
 run_of() { printf '%s/%s-%s-%s-seed%s\n' "$runs" "$task" "$1" "$(recipe_of "$1" | cksum | cut -d ' ' -f 1)" "$2"; }
@@ -390,7 +418,9 @@ for ((i = 0; i < at_once; ++i)); do wait -n || failed=1; done
 
 rows=$scratch/rows
 missing=()
-for name in "${case_list[@]}"; do
+# In the order of the experiment, in whichever they were run.
+for name in ${all_cases//,/ }; do
+  [[ " ${case_list[*]} " == *" $name "* ]] || continue
   for seed in "${seed_list[@]}"; do
     cat "$(run_of "$name" "$seed")/row.json" >>"$rows" 2>/dev/null || missing+=("{\"case\": \"$name\", \"seed\": $seed}")
   done
@@ -427,15 +457,16 @@ if [[ $task == text ]]; then metric=loss; fi
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
-  result_header "quality-$experiment" "$command_line" "$machine" "$(revision_of "$weft")"
+  result_header "quality-$experiment" "$command_line" "$machine" "$revision"
   if [[ $kind == cuda ]]; then
     printf '  "gpu": {"name": "%s", "driver": "%s", "count": %s, "runs_at_a_time": %s},\n' "$gpu" "$driver" "${#devices[@]}" "$at_once"
   fi
   printf '  "program": "%s",\n' "$("$weft" --version | head -n 1)"
   printf '  "setting": {"device": "%s", "dtype": "%s", "threads": %s, "length": %s, "window": %s, "model": "%s", "optimizer": "%s"},\n' \
-    "$kind" "$dtype" "$threads" "$length" "$window" "${model[*]}" "${optimizer[*]}"
+    "$kind" "$dtype" "$threads" "$length" "$window" "${model[*]}" "$(optimizer_at "$rate")"
   printf '  "stages": ['
-  stages_of | sed "s|$texts/||" | awk -F / '{ printf "%s\n    {\"length\": %s, \"batch\": %s, \"steps\": %s, \"data\": \"%s\"}", sep, $1, $2, $3, $4; sep = "," }'
+  stages_of | sed "s|$texts/||" | awk -F / -v rate="$rate" '
+    { split($3, steps, "@"); printf "%s\n    {\"length\": %s, \"batch\": %s, \"steps\": %s, \"rate\": %s, \"data\": \"%s\"}", sep, $1, $2, steps[1], steps[2] ? steps[2] : rate, $4; sep = "," }'
   printf '\n  ],\n'
   if ((${#missing[@]})); then printf '  "missing": [%s],\n' "$(printf '%s, ' "${missing[@]}" | sed 's/, $//')"; fi
   printf '  "summary": [\n'
