@@ -86,7 +86,8 @@ void run_reduction(const ReduceParams& params, const Reducer& reducer, const Ten
     for (int axis = 0; axis + 1 < kept.rank(); ++axis) wide = wide && kept[axis] % kWidth == 0;
     if (wide) {
       const int64_t across_all = walk.outputs / kWidth;
-      int64_t across = std::min<int64_t>(32, std::bit_ceil(static_cast<uint64_t>(across_all)));
+      // Rows of a block are of 256 bytes: wider ones would leave more pieces to combine.
+      int64_t across = std::min<int64_t>(16, std::bit_ceil(static_cast<uint64_t>(across_all)));
       // Where columns are many, narrower blocks do better than pieces. Where rows are few, wider
       // ones have something to do for every thread.
       const auto blocks = [&] { return ceil_div(across_all, across); };
