@@ -4,6 +4,7 @@
 // writes outside its row and what pads it, whatever the target.
 #include "cuda/shared_memory.cuh"
 #include "ops/cross_entropy_kernels.h"
+#include "ops/exponential_cuda.cuh"
 #include "ops/staged_row_cuda.cuh"
 
 namespace weft {
@@ -54,7 +55,7 @@ __device__ __forceinline__ RowSums<T> sums_of(const Rows<T>& rows, const Reader&
   Running<T> running;
   A total = 0;
   reader.for_each([&](int64_t i, const A(&values)[1][kWidth]) {
-    running.take(values[0]);
+    take_quickly(running, values[0]);
     if (rows.smoothing != 0) {
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
@@ -154,15 +155,21 @@ __global__ void __launch_bounds__(Shape::kBlockThreads)
     losses[row] =
         sums.logsumexp - ((1 - rows.smoothing) * target_logit + rows.smoothing * sums.mean);
   }
-  const A inverse = A(1) / sums.sum;
-  const A everywhere = rows.smoothing / static_cast<A>(rows.classes);
+  const A factor = scale / sums.sum;
+  const A everywhere = rows.smoothing / static_cast<A>(rows.classes) * scale;
+  const A at_target = (1 - rows.smoothing) * scale;
   reader.for_each([&](int64_t i, const A(&values)[1][kWidth]) {
     A results[kWidth];
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      A p = exponential<T>(values[0][k] - sums.max) * inverse - everywhere;
-      if (i + k == target) p -= 1 - rows.smoothing;
-      results[k] = p * scale;
+      results[k] = quick_exponential<T>(values[0][k] - sums.max) * factor - everywhere;
+    }
+    if (target >= i && target - i < kWidth) {
+      const int at = static_cast<int>(target - i);
+#pragma unroll
+      for (int k = 0; k < kWidth; ++k) {
+        if (k == at) results[k] -= at_target;
+      }
     }
     store_values(x + i, results);
   });

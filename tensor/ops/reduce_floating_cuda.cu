@@ -2,6 +2,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "ops/exponential_cuda.cuh"
 #include "ops/reduce_cuda.cuh"
 
 namespace weft {
@@ -194,9 +195,9 @@ struct LogSumExp {
         total.max, cuda::fold<kCount>([&](int n) { return values[n]; }, cuda::KeepLarger()));
     // Of -infinity alone e^x is zero about any finite value.
     const A shift = highest == cuda::kMinusInfinity<A> ? A(0) : highest;
-    const A sum =
-        cuda::fold<kCount>([&](int n) { return power_of_e(values[n] - shift); }, cuda::Add());
-    if (highest != total.max) total.sum *= power_of_e(total.max - shift);
+    const A sum = cuda::fold<kCount>(
+        [&](int n) { return cuda::quick_exponential<T>(values[n] - shift); }, cuda::Add());
+    if (highest != total.max) total.sum *= cuda::quick_exponential<T>(total.max - shift);
     total.sum += sum;
     total.max = highest;
   }
@@ -204,25 +205,13 @@ struct LogSumExp {
     Total result;
     result.max = cuda::KeepLarger()(a.max, b.max);
     if (isfinite(result.max)) {
-      result.sum = a.sum * power_of_e(a.max - result.max) + b.sum * power_of_e(b.max - result.max);
+      result.sum = a.sum * cuda::quick_exponential<T>(a.max - result.max) +
+                   b.sum * cuda::quick_exponential<T>(b.max - result.max);
     }
     return result;
   }
   __device__ Result finish(const Total& total, int64_t) const {
     return cuda::narrow<T>(isfinite(total.max) ? total.max + log(total.sum) : total.max);
-  }
-
- private:
-  /// What is below the least float counts as zero beside the maximum's 1 in sums of the half types.
-  static __device__ __forceinline__ A power_of_e(A x) {
-    if constexpr (sizeof(T) == 2) {
-      constexpr A kLog2OfE = 1.44269504;
-      A result;
-      asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * kLog2OfE));
-      return result;
-    } else {
-      return cuda::exponential<T>(x);
-    }
   }
 };
 

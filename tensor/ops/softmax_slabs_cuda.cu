@@ -5,6 +5,7 @@
 #include "cuda/async_copy.cuh"
 #include "cuda/cluster.cuh"
 #include "cuda/launch_check.h"
+#include "ops/exponential_cuda.cuh"
 #include "ops/loaded_cuda.cuh"
 #include "ops/softmax_slabs_cuda.h"
 
@@ -28,18 +29,6 @@ struct Slabs {
   int64_t rows = 0;
   int across = 0, blocks = 0;
 };
-
-/// e^x for x <= 0 in a sum that has a 1 in it: beside that, what is below the least float is zero.
-template <class T>
-__device__ __forceinline__ float term(float x) {
-  if constexpr (sizeof(T) == 2) {
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x * 1.44269504f));
-    return result;
-  } else {
-    return exponential<T>(x);
-  }
-}
 
 /// Of -infinity alone e^x is zero about any finite value.
 __device__ __forceinline__ float shift_of(float max) {
@@ -115,7 +104,7 @@ __global__ void __launch_bounds__(kSlabThreads, kSlabBlocks)
     Loaded<T, kWidth> pack;
     pack.load(kept + p * kNext);
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) sum[k] += term<T>(pack[k] - shift_of(max[k]));
+    for (int k = 0; k < kWidth; ++k) sum[k] += quick_exponential<T>(pack[k] - shift_of(max[k]));
   }
   combine_in_warp(across, sum, Add());
   if (thread % 32 < across) {
@@ -151,7 +140,8 @@ __global__ void __launch_bounds__(kSlabThreads, kSlabBlocks)
     float total = 0;
 #pragma unroll
     for (int block = 0; block < kMostBlocks; ++block) {
-      if (block < slabs.blocks) total += parts[block].y * term<T>(parts[block].x - shift_of(whole));
+      if (block < slabs.blocks)
+        total += parts[block].y * quick_exponential<T>(parts[block].x - shift_of(whole));
     }
     of_slab[thread] = {whole, log ? ::log(total) : 1 / total};
   }
