@@ -71,7 +71,7 @@ int run(const std::vector<std::string>& arguments) {
     return kDone;
   }
   if (name == "--version" || name == "-V") {
-    fmt::print("weft {}\n", version());
+    fmt::print("weft {}\n{}\n", version(), compilers());
     return kDone;
   }
   std::vector<std::string> names;

@@ -11,7 +11,7 @@ namespace weft::bench {
 /// file of results can name the revision of what it measured.
 inline bool answer_version(int argc, char** argv) {
   if (argc != 2 || std::string_view(argv[1]) != "--version") return false;
-  std::printf("weft %s\n", apps::version().c_str());
+  std::printf("weft %s\n%s\n", apps::version().c_str(), apps::compilers().c_str());
   return true;
 }
 

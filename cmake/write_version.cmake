@@ -1,5 +1,5 @@
-# Writes OUT, apps/common/version.cpp.in with the VERSION and what git calls the tree at SOURCE_DIR, unless it says so
-# already. A tree without history has the revision REVISION, or none. Run by WeftVersion.cmake.
+# Writes OUT, apps/common/version.cpp.in with the VERSION, the COMPILERS and what git calls the tree at SOURCE_DIR, unless
+# it says so already. A tree without history has the revision REVISION, or none. Run by WeftVersion.cmake.
 if(GIT AND EXISTS "${SOURCE_DIR}/.git")
   set(git ${GIT} --no-optional-locks -C ${SOURCE_DIR})
   execute_process(COMMAND ${git} rev-parse --short=12 HEAD OUTPUT_VARIABLE found OUTPUT_STRIP_TRAILING_WHITESPACE

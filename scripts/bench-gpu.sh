@@ -145,7 +145,7 @@ for suite in "${suite_list[@]}"; do
   out=$out_dir/$(date -u +%Y-%m-%d)-$machine-cuda-$suite.json
   {
     printf '{\n'
-    result_header "cuda-$suite" "$command_line" "$machine" "$revision"
+    result_header "cuda-$suite" "$command_line" "$machine" "$revision" "$weft"
     printf '  "gpu": {"name": "%s", "driver": "%s"},\n  "rows": [\n' "$gpu" "$driver"
     sed 's/^/    /; $!s/$/,/' "$rows"
     printf '  ]\n}\n'

@@ -74,7 +74,7 @@ out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-cpu-kernels.js
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
-  result_header cpu-kernels "$command_line" "$machine" "$revision"
+  result_header cpu-kernels "$command_line" "$machine" "$revision" "${programs[0]}"
   printf '  "suites": {'
   separator=
   for suite in "${suite_list[@]}"; do

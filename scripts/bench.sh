@@ -126,7 +126,7 @@ out=${out:-$root/benchmarks/results/$(date -u +%Y-%m-%d)-$machine-cpu-step.json}
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
-  result_header cpu-step "$command_line" "$machine" "$revision"
+  result_header cpu-step "$command_line" "$machine" "$revision" "$weft"
   printf '  "environment": {"libtorch-tuned": "%s", "libtorch-tuned-openmp": "%s"},\n' "${tuned[*]}" "${tuned_openmp[*]-}"
   printf '  "summary": [\n'
   awk '{ printf "%s    {\"case\": \"%s\", \"program\": \"%s\", \"tokens_per_s\": %s, \"speed_ratio\": %s, \"peak_bytes\": %s, \"memory_ratio\": %s}", sep, $1, $2, $3, $4, $5, $6; sep = ",\n" } END { print "" }' <<<"$summary"

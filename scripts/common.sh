@@ -158,13 +158,14 @@ revision_of() {
   local program said revision=
   for program; do
     said=$("$program" --version) || die "$program does not tell its version"
+    said=${said%%$'\n'*}
     if [[ $said =~ \(([^\)]+)\)$ ]]; then said=${BASH_REMATCH[1]}; else said=unknown; fi
     [[ ${revision:=$said} == "$said" ]] || die "$1 is of revision $revision, but $program of $said; build them together"
   done
   printf '%s\n' "$revision"
 }
 
-# result_header BENCHMARK COMMAND MACHINE REVISION: the keys with which every file of results begins.
+# result_header BENCHMARK COMMAND MACHINE REVISION PROGRAM: the keys with which every file of results begins.
 result_header() {
   local command=${2//\\/\\\\}
   printf '  "benchmark": "%s",\n  "date": "%s",\n  "revision": "%s",\n  "command": "%s",\n' \
@@ -173,6 +174,6 @@ result_header() {
     "$3" "$(cpu_name)" "$jobs" "$(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) * 1024))" \
     "$(. /etc/os-release && echo "$PRETTY_NAME")" "$(uname -r)"
   printf '  "versions": {"compiler": "%s", "openblas": "%s", "onednn": "%s", "libtorch": "%s"},\n' \
-    "$(c++ --version | head -n 1)" "$(package_version libopenblas0-pthread)" "$(package_version libdnnl-dev)" \
+    "$("$5" --version | sed -n 2p)" "$(package_version libopenblas0-pthread)" "$(package_version libdnnl-dev)" \
     "$(package_version libtorch-dev)"
 }

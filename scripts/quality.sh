@@ -457,7 +457,7 @@ if [[ $task == text ]]; then metric=loss; fi
 mkdir -p "$(dirname "$out")"
 {
   printf '{\n'
-  result_header "quality-$experiment" "$command_line" "$machine" "$revision"
+  result_header "quality-$experiment" "$command_line" "$machine" "$revision" "$weft"
   if [[ $kind == cuda ]]; then
     printf '  "gpu": {"name": "%s", "driver": "%s", "count": %s, "runs_at_a_time": %s},\n' "$gpu" "$driver" "${#devices[@]}" "$at_once"
   fi

@@ -38,7 +38,7 @@ write_script() {
 # write_program FILE VERSION: a stand-in for weft.
 write_program() {
   mkdir -p "$(dirname "$1")"
-  printf '#!/bin/sh\nif [ "$1" = --version ]; then echo "%s"; else echo "{\\"tokens_per_s\\": 1}"; fi\n' "$2" >"$1"
+  printf '#!/bin/sh\nif [ "$1" = --version ]; then echo "%s"; echo "GNU 1.2.3"; else echo "{\\"tokens_per_s\\": 1}"; fi\n' "$2" >"$1"
   chmod +x "$1"
 }
 
@@ -111,7 +111,7 @@ echo "$revision"
 SCRIPT
   write_script head.sh <<'SCRIPT'
 printf '{'
-result_header step 'say "x\y"' machine "$(revision_of "$1")"
+result_header step 'say "x\y"' machine "$(revision_of "$1")" "$1"
 printf '}'
 SCRIPT
   local say=$repository/scripts/say.sh elsewhere=$scratch/elsewhere
@@ -132,6 +132,7 @@ SCRIPT
   expect_in "a broken program" "$text" "does not tell its version"
   text=$(WEFT_REVISION=other "$repository/scripts/head.sh" "$elsewhere/a")
   expect_in header "$text" '"revision": "1234567890ab"'
+  expect_in header "$text" '"versions": {"compiler": "GNU 1.2.3"'
   expect_in header "$text" '"command": "say \"x\\y\""'
 }
 
@@ -141,8 +142,9 @@ version_follows_git() {
   cp "$root/apps/common/version.cpp.in" "$tree/apps/common/"
   echo old | tee "$tree/file" >"$tree/docs/page"
   write() {
-    cmake "-DGIT=$(command -v git)" "-DSOURCE_DIR=$tree" -DVERSION=1.2.3 "-DREVISION=${1-}" "-DOUT=$out" -P "$root/cmake/write_version.cmake"
-    sed -n 's/.*return "\(.*\)";/\1/p' "$out"
+    cmake "-DGIT=$(command -v git)" "-DSOURCE_DIR=$tree" -DVERSION=1.2.3 "-DCOMPILERS=GNU 1.2.3, CUDA 1.2" "-DREVISION=${1-}" "-DOUT=$out" -P "$root/cmake/write_version.cmake"
+    expect_in "the compilers" "$(<"$out")" 'return "GNU 1.2.3, CUDA 1.2";'
+    sed -n '/ version()/,/}/ s/.*return "\(.*\)";/\1/p' "$out"
   }
   expect_equal "without history" "$(write)" 1.2.3
   expect_equal "without history, told" "$(write abc)" '1.2.3 (abc)'
