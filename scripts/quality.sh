@@ -138,7 +138,7 @@ blocks=block=4,stride=4,select-block=4,select-count=$((length > 24 * 64 ? length
 long_rate() { if (($1 > 512)); then echo 2e-3; elif (($1 > 128)); then echo 3e-3; else echo "$rate"; fi; }
 case $task in
   recall)
-    steps=${steps:-$([[ $size == large ]] && echo 150 || echo 300)}
+    steps=${steps:-$([[ $size == large ]] && echo 200 || echo 300)}
     dtype=${dtype:-f32}
     model=("${small_model[@]}")
     stages_of() {
@@ -147,7 +147,7 @@ case $task in
         echo "17/256/500/builtin:recall:pairs=4,keys=16"
         echo "33/128/300/$keys"
         for ((at = 128; at < length; at *= 2)); do
-          count=$((at < 512 ? 100 : at < 2048 ? 200 : 150))
+          count=$((at < 512 ? 100 : 200))
           echo "$at/$((at < 512 ? 32 : 16))/$count@$(long_rate "$at")/$keys,gap=$((at * 2 / 5)),spread=-1"
         done
         echo "$length/16/$steps@$(long_rate "$length")/$keys,gap=$((length * 2 / 5)),spread=-1"
