@@ -123,6 +123,7 @@ void DecodeRecorder::product(const FewRowsParams& params) {
   }
   step.columns = static_cast<int>(weight.size(0));
   step.length = static_cast<int>(weight.size(1));
+  step.inverse_length = 1.0f / static_cast<float>(step.length);
   set_last(params.y);
   DecodeProgramStep& added = steps_.emplace_back();
   added.is_product = true;
@@ -174,7 +175,7 @@ void DecodeRecorder::plan() {
   // than a layer and what is handed around can be overwritten by turns.
   int64_t blocks = context.multiprocessors();
   params_.query_rows = 1;
-  int64_t longest = 0, widest = 0, attention_floats = 0;
+  int64_t longest = 0, widest = 0, widest_head = 0;
   for (const DecodeProgramStep& step : steps_) {
     if (step.is_product) {
       const DecodeProductStep& product = step.product;
@@ -184,7 +185,7 @@ void DecodeRecorder::plan() {
     } else {
       const DecodeAttentionPart& part = step.attention;
       widest = std::max<int64_t>(widest, int64_t{part.heads} * part.dim);
-      attention_floats = std::max(attention_floats, decode_attention_floats(part.dim));
+      widest_head = std::max<int64_t>(widest_head, part.dim);
       if (part.heads != part.kv_heads) params_.query_rows = kDecodeQueryRows;
     }
   }
@@ -204,15 +205,17 @@ void DecodeRecorder::plan() {
   layout.steps = place(step_bytes);
   layout.shares = place(step_count * 2 * 4);
   layout.stream = place(int64_t{4} * rows * params_.width);
-  layout.input = place(std::max(rows * input_stride, 4 * attention_floats));
+  layout.gains = place(int64_t{4} * params_.width);
+  layout.input = place(rows * input_stride);
+  layout.attention = place(4 * decode_attention_floats(widest_head, params_.query_rows));
   layout.input_stride = static_cast<int>(input_stride / element);
   layout.parts = place(4 * decode_parts_floats(rows));
   layout.ring = place(0);
   const auto all = static_cast<int64_t>(context.properties().sharedMemPerBlockOptin) - kStaticBytes;
-  const int64_t piece_bytes = kDecodeTileRows * decode_row_stride(kDecodeTileColumns * element);
+  const int64_t piece_bytes = kDecodeTileRows * kDecodeRowStride;
   const int64_t pieces = std::min((all - layout.ring) / piece_bytes, kMostPieces);
   // Those that are multiplied together are there together.
-  require(layout.ring <= all && pieces >= std::max(kDecodeTiles, 2 * kDecodeGatedTiles));
+  require(layout.ring <= all && pieces >= kDecodeBatch);
   layout.pieces = static_cast<int>(pieces);
   layout.piece_bytes = static_cast<int>(piece_bytes);
   layout.total = static_cast<int>(layout.ring + pieces * piece_bytes);
@@ -232,9 +235,16 @@ void DecodeRecorder::plan() {
                               int64_t{params_.batch} * part.heads * part.splits * (part.dim + 2));
   }
   blocks_ = blocks;
+  params_.first_gain = nullptr;
+  for (auto step = steps_.rbegin(); step != steps_.rend(); ++step) {
+    if (!step->is_product || step->product.gain == nullptr) continue;
+    step->product.next_gain = params_.first_gain;
+    params_.first_gain = step->product.gain;
+  }
 
   params_.exchange_stride = static_cast<int>(round_up(widest, 4) / 2);
-  const int64_t exchanged = int64_t{params_.batch} * params_.exchange_stride;
+  params_.exchange_copy = params_.batch * params_.exchange_stride;
+  const int64_t exchanged = int64_t{kDecodeCopies} * params_.exchange_copy;
   exchange_ = zeros({3, exchanged}, DType::i64, device_);
   partials_ = zeros({std::max<int64_t>(partial_floats, 1)}, DType::i64, device_);
   epoch_ = zeros({1}, DType::i32, device_);

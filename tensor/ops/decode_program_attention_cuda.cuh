@@ -62,15 +62,14 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
   constexpr int kWidth = 8;
   constexpr int kGroups = kProgramThreads / kLanes;  // keys that a block meets at a time
   // Of the ring, and keys of each that a group has, at a time.
-  constexpr int kPieces = kQueries == 1 ? 3 : 2, kKeysOfPiece = 2;
-  constexpr int kKeys = kPieces * kKeysOfPiece;
-  const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
+  constexpr int kPieces = kQueries == 1 ? 2 : 1, kKeysOfPiece = 2, kKeys = kPieces * kKeysOfPiece;
+  const int thread = this_thread(), warp = thread / 32, lane = thread % 32;
   const int dim = step.dim, half = dim / 2;
   const int group = thread / kLanes, element = thread % kLanes * kWidth;
   const bool has_elements = element < dim;
-  auto* const turned = reinterpret_cast<float*>(input);  // [kQueries][dim]
-  float* const fresh = turned + kQueries * dim;          // [2][dim], the new key and value
-  float* const warp_sums = fresh + 2 * dim;              // [warps][kQueries][dim]
+  float* const turned = attention;               // [kQueries][dim]
+  float* const fresh = turned + kQueries * dim;  // [2][dim], the new key and value
+  float* const warp_sums = fresh + 2 * dim;      // [warps][kQueries][dim]
   float* const warp_statistics = warp_sums + kDecodeProgramWarps * kQueries * dim;  // and [2]
 
   const CachedKeys keys(step, position);
@@ -83,7 +82,7 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     const AttentionUnit unit(step, u, kQueries);
     if (unit.part >= keys.parts) continue;
     const Marked* const projected = output_of(s - 1) + unit.b * p.exchange_stride;
-    sync_computing();  // all have done with this memory
+    if (u != static_cast<int>(blockIdx.x)) sync_computing();  // all have done with the unit before
     // Two pairs of a head of the projection, elements i, i + 1 and those half a head behind, turned
     // by the position's angles and rounded as they are stored.
     const auto read_pairs = [&](int head, int i, bool turns, float2& low, float2& high) {
@@ -138,6 +137,15 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
       for (int w = 0; w < kWidth; ++w) q[r][w] = turned[r * dim + element + w] * step.scale;
     }
     KeySums<kWidth> sums[kQueries];
+    const auto widened = [](const uint4& words, float(&values)[kWidth]) {
+      const uint32_t pairs[kWidth / 2] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+      for (int w = 0; w < kWidth / 2; ++w) {
+        const float2 two = unpack_two<T>(pairs[w]);
+        values[2 * w] = two.x;
+        values[2 * w + 1] = two.y;
+      }
+    };
     const auto score = [&](const float(&key)[kWidth], int r) {
       float sum = 0;
 #pragma unroll
@@ -149,22 +157,24 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     };
 
     const int begin = unit.part * keys.length, end = min(begin + keys.length, keys.end);
-    for (int base = begin; base < end; base += kPieces * step.keys_per_piece) {
-      const int pieces = min((end - base + step.keys_per_piece - 1) / step.keys_per_piece, kPieces);
-      Pack<T, kWidth> key_packs[kKeys] = {}, value_packs[kKeys] = {};
+    const int piece_keys = step.keys_per_piece;
+    for (int base = begin; base < end; base += kPieces * piece_keys) {
+      const int pieces = min((end - base + piece_keys - 1) / piece_keys, kPieces);
+      uint4 key_words[kKeys], value_words[kKeys];
       bool seen[kKeys];
 #pragma unroll
       for (int piece = 0; piece < kPieces; ++piece) {
-        const T* const cached =
-            piece < pieces ? reinterpret_cast<const T*>(ring.wait_for(piece)) + element : nullptr;
+        const auto* const cached =
+            reinterpret_cast<const T*>(ring.wait_for(min(piece, pieces - 1)));
 #pragma unroll
         for (int k = 0; k < kKeysOfPiece; ++k) {
-          const int at = k * kGroups + group, key = base + piece * step.keys_per_piece + at;
+          const int at = k * kGroups + group, key = base + piece * piece_keys + at;
           const int of = piece * kKeysOfPiece + k;
           seen[of] = key < end && key != keys.skipped;
-          if (!seen[of] || !has_elements) continue;
-          key_packs[of] = load_pack<kWidth>(cached + at * dim);
-          value_packs[of] = load_pack<kWidth>(cached + (step.keys_per_piece + at) * dim);
+          // Others take the piece's first key, which is there, with weight zero.
+          const T* const row = cached + (seen[of] ? at : 0) * dim + (has_elements ? element : 0);
+          key_words[of] = *reinterpret_cast<const uint4*>(row);
+          value_words[of] = *reinterpret_cast<const uint4*>(row + piece_keys * dim);
         }
       }
       ring.release(pieces);
@@ -172,7 +182,7 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
 #pragma unroll
       for (int k = 0; k < kKeys; ++k) {
         float key[kWidth];
-        widen_pack(key_packs[k], key);
+        widened(key_words[k], key);
 #pragma unroll
         for (int r = 0; r < kQueries; ++r) {
           const float x = score(key, r);
@@ -191,7 +201,7 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
 #pragma unroll
       for (int k = 0; k < kKeys; ++k) {
         float value[kWidth];
-        widen_pack(value_packs[k], value);
+        widened(value_words[k], value);
 #pragma unroll
         for (int r = 0; r < kQueries; ++r) sums[r].add(weights[k][r], value);
       }
@@ -253,8 +263,11 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
       }
       const int head = unit.first_head + r;
       if (keys.parts == 1) {
-        store_marked(output_of(s) + unit.b * p.exchange_stride + (head * dim + e) / 2,
-                     pack_two<T>(sum.x / total, sum.y / total), mark_of(s));
+        const uint32_t bits = pack_two<T>(sum.x / total, sum.y / total);
+        for (int copy = 0; copy < kDecodeCopies; ++copy) {
+          store_marked(output_of(s, copy) + unit.b * p.exchange_stride + (head * dim + e) / 2, bits,
+                       mark_of(s));
+        }
       } else {
         const int64_t row = static_cast<int64_t>(unit.b) * step.heads + head;
         Marked* const to = p.partials + (row * step.splits + unit.part) * (dim + 2);
@@ -319,8 +332,9 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::merge_parts(
       sum.x += __shfl_xor_sync(0xffffffffu, sum.x, mask);
       sum.y += __shfl_xor_sync(0xffffffffu, sum.y, mask);
     }
-    if (is_own && merger == 0) {
-      store_marked(output_of(s) + i / row_length * p.exchange_stride + i % row_length / 2,
+    static_assert(kDecodeCopies <= kMergers);
+    if (is_own && merger < kDecodeCopies) {
+      store_marked(output_of(s, merger) + i / row_length * p.exchange_stride + i % row_length / 2,
                    pack_two<T>(sum.x / total, sum.y / total), mark_of(s));
     }
   }

@@ -8,14 +8,20 @@
 // computed one after another. The other warps compute: each block has the residual stream by
 // itself, and gives its rows of a product to all others as marked values, which they wait for one
 // by one. A piece has eight rows of a weight, of which each warp multiplies every eighth run of 32
-// columns on tensor cores, as few_rows_mma_cuda.cuh does. Sums are taken in an order that depends
-// on shapes alone.
+// columns on tensor cores. Sums are taken in an order that depends on shapes alone.
+//
+// What counts is the way of a vector from step to step, since the reading goes on beside it: while
+// a block waits for its input it has the first weights in registers already, the gain of a norm in
+// shared memory, and it has few barriers to come to afterwards. All blocks read the same output of
+// a step, so that several copies of it are written, lest they queue for the same lines.
 //
 // Outputs of steps lie in three buffers by turns. None is overwritten too early: whoever writes the
 // output of a step has read something of the step before, whose writer had read all of the output
 // before that, to which every block contributed after it had read the one that is overwritten.
 #include <limits>
+#include <type_traits>
 
+#include "cuda/async_copy.cuh"
 #include "cuda/few_rows_mma.cuh"
 #include "cuda/launch_check.h"
 #include "cuda/marked_value.cuh"
@@ -39,6 +45,14 @@ __device__ __forceinline__ void take_registers() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
 #endif
+}
+
+/// The thread's number. What is computed from it stays where it is used, instead of being kept in
+/// registers all through the program.
+__device__ __forceinline__ int this_thread() {
+  auto thread = static_cast<int>(threadIdx.x);
+  asm volatile("" : "+r"(thread));
+  return thread;
 }
 
 /// Of the computing warps alone.
@@ -67,17 +81,37 @@ struct Computation {
   const DecodeProgramStep* steps;
   const BlockShare* shares;  // of steps
   Ring ring;
-  float* stream;  // [kRows][width]
-  T* input;       // [kRows][input_stride]; what attention needs lies there too
-  float* parts;   // decode_parts_floats(kRows)
+  float* stream;     // [kRows][width]
+  float* gains;      // [width], of the next norm
+  T* input;          // [kRows][input_stride], every eight elements in the order of put_input()
+  float* attention;  // decode_attention_floats()
+  float* parts;      // decode_parts_floats(kRows)
+  float* squares;    // [kRows][kDecodeProgramWarps], sums over what each warp has of the stream
   int64_t position;
   uint32_t epoch;
   int turn = 0;  // the set of parts that is free
 
+  // Columns that a warp takes at a time, and how often it does in a piece.
+  static constexpr int kTerms = 32;
+  static constexpr int kSteps = kDecodeTileColumns / kTerms / kDecodeProgramWarps;
+  /// A lane's part of the pieces that are multiplied next.
+  using Batch = uint4[kDecodeBatch][kSteps];
+
+  /// bf16 has the range of f32: x can be multiplied by its gain before the root mean square is
+  /// known, and the sums be divided by that, which takes one barrier less.
+  static constexpr bool kNormalizesSums = std::is_same_v<T, bf16>;
+
   /// Marks of what step s gives, and of what its parts hand to each other.
   __device__ __forceinline__ uint32_t mark_of(int s) const { return epoch + 2 * s + 2; }
   __device__ __forceinline__ uint32_t part_mark_of(int s) const { return epoch + 2 * s + 1; }
-  __device__ __forceinline__ Marked* output_of(int s) const { return p.exchange[s % 3]; }
+  __device__ __forceinline__ Marked* output_of(int s, int copy) const {
+    return p.exchange[s % 3] + copy * p.exchange_copy;
+  }
+  /// The copy that this block reads.
+  __device__ __forceinline__ const Marked* output_of(int s) const {
+    return output_of(s, static_cast<int>(blockIdx.x) % kDecodeCopies);
+  }
+  __device__ __forceinline__ bool has_row(int m) const { return kRows == 1 || m < p.batch; }
 
   /// A value as an op of its own would have stored it.
   static __device__ __forceinline__ float rounded(float value) { return widen(narrow<T>(value)); }
@@ -121,7 +155,7 @@ struct Computation {
       for (int m = 0; m < kRows; ++m) {
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
-          if (m < p.batch && own(first + u) < length)
+          if (has_row(m) && own(first + u) < length)
             found[m][u] = peek_two_marked(from + m * p.exchange_stride + own(first + u) / 2);
         }
       }
@@ -129,7 +163,7 @@ struct Computation {
       for (int m = 0; m < kRows; ++m) {
 #pragma unroll
         for (int u = 0; u < kAhead; ++u) {
-          if (m >= p.batch || own(first + u) >= length) continue;
+          if (!has_row(m) || own(first + u) >= length) continue;
           const int i = own(first + u);
           use(m, i, await_two_marked(from + m * p.exchange_stride + i / 2, found[m][u], mark));
         }
@@ -137,28 +171,50 @@ struct Computation {
     }
   }
 
-  /// Puts x of product s into `input`.
+  /// Starts to copy this thread's part of a gain, which it reads by itself.
+  __device__ __forceinline__ void fetch_gains(const float* gain) {
+    if (gain == nullptr) return;
+    for (int u = 0; own(u) < p.width; ++u) copy_pack_async(gains + own(u), gain + own(u));
+    end_copy_group();
+  }
+
+  /// Elements [i, i + 4) of row m of x. Of eight elements the pairs lie in the order 0, 2, 1, 3, in
+  /// which multiply_add_weights() takes them.
+  __device__ __forceinline__ void put_input(int m, int i, uint2 bits) {
+    auto* const eight = reinterpret_cast<uint32_t*>(input + m * p.layout.input_stride + i / 8 * 8);
+    const int half = i / kOwn % 2;
+    eight[half] = bits.x;
+    eight[2 + half] = bits.y;
+  }
+  __device__ __forceinline__ void put_input(int m, int i, const float4& x) {
+    put_input(m, i, {pack_two<T>(x.x, x.y), pack_two<T>(x.z, x.w)});
+  }
+
+  /// What the sums of row m, or its elements, are to be multiplied by.
+  __device__ __forceinline__ float norm_factor(const DecodeProductStep& step, int m) const {
+    float total = 0;
+#pragma unroll
+    for (int warp = 0; warp < kDecodeProgramWarps; ++warp)
+      total += squares[m * kDecodeProgramWarps + warp];
+    return rsqrtf(total * step.inverse_length + step.eps);
+  }
+
+  /// Puts x of product s into `input`; where the step has a norm, x times the gain.
   __device__ __forceinline__ void read_input(const DecodeProductStep& step, int s) {
-    const int stride = p.layout.input_stride;
     if (step.gain == nullptr) {
-      sync_computing();  // all have done with the input before
-      collect<kRows == 1 ? 4 : 1>(s - 1, step.length, [&](int m, int i, uint2 bits) {
-        *reinterpret_cast<uint2*>(input + m * stride + i) = bits;
-      });
+      collect<kRows == 1 ? 4 : 1>(s - 1, step.length,
+                                  [&](int m, int i, uint2 bits) { put_input(m, i, bits); });
       sync_computing();
       return;
     }
-    __shared__ float squares_of[kRows][kDecodeProgramWarps];
-    const int thread = static_cast<int>(threadIdx.x);
-    constexpr int kGains = 2;  // runs that a thread has loaded before it waits
-    float4 gains[kGains];
-#pragma unroll
-    for (int u = 0; u < kGains; ++u) {
-      if (own(u) < step.length) gains[u] = *reinterpret_cast<const float4*>(step.gain + own(u));
-    }
-    float squares[kRows] = {};
-    const auto add_squares = [&](int m, const float4& x) {
-      squares[m] += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    wait_for_copy_groups<0>();
+    float sums[kRows] = {};
+    const auto take = [&](int m, int i, const float4& x) {
+      sums[m] += x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+      if constexpr (kNormalizesSums) {
+        const auto gain = *reinterpret_cast<const float4*>(gains + i);
+        put_input(m, i, float4{x.x * gain.x, x.y * gain.y, x.z * gain.z, x.w * gain.w});
+      }
     };
     if (step.adds) {
       collect<kRows == 1 ? 2 : 1>(s - 1, step.length, [&](int m, int i, uint2 bits) {
@@ -166,148 +222,182 @@ struct Computation {
         const float2 low = unpack_two<T>(bits.x), high = unpack_two<T>(bits.y);
         x = {rounded(x.x + low.x), rounded(x.y + low.y), rounded(x.z + high.x),
              rounded(x.w + high.y)};
-        add_squares(m, x);
+        take(m, i, x);
       });
     } else {
-#pragma unroll
-      for (int m = 0; m < kRows; ++m) {
-        if (m >= p.batch) break;
+      for (int m = 0; m < p.batch; ++m) {
         for (int u = 0; own(u) < step.length; ++u)
-          add_squares(m, *reinterpret_cast<const float4*>(stream + m * p.width + own(u)));
+          take(m, own(u), *reinterpret_cast<const float4*>(stream + m * p.width + own(u)));
       }
     }
+    const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll
     for (int m = 0; m < kRows; ++m) {
-      const float sum = sum_over<32>(squares[m]);
-      if (thread % 32 == 0) squares_of[m][thread / 32] = sum;
+      const float sum = sum_over<32>(sums[m]);
+      if (thread % 32 == 0) squares[m * kDecodeProgramWarps + thread / 32] = sum;
     }
-    sync_computing();  // all have done with the input before, too
-#pragma unroll
-    for (int m = 0; m < kRows; ++m) {
-      if (m >= p.batch) break;
-      float total = 0;
-#pragma unroll
-      for (int warp = 0; warp < kDecodeProgramWarps; ++warp) total += squares_of[m][warp];
-      const float scale = 1.0f / sqrtf(total / static_cast<float>(step.length) + step.eps);
-      const auto store = [&](int i, const float4& gain) {
-        const auto x = *reinterpret_cast<const float4*>(stream + m * p.width + i);
-        *reinterpret_cast<uint2*>(input + m * stride + i) = {
-            pack_two<T>(x.x * scale * gain.x, x.y * scale * gain.y),
-            pack_two<T>(x.z * scale * gain.z, x.w * scale * gain.w)};
-      };
-#pragma unroll
-      for (int u = 0; u < kGains; ++u) {
-        if (own(u) < step.length) store(own(u), gains[u]);
+    if constexpr (!kNormalizesSums) {
+      sync_computing();
+      for (int m = 0; m < p.batch; ++m) {
+        const float factor = norm_factor(step, m);
+        for (int u = 0; own(u) < step.length; ++u) {
+          const auto x = *reinterpret_cast<const float4*>(stream + m * p.width + own(u));
+          const auto gain = *reinterpret_cast<const float4*>(gains + own(u));
+          put_input(m, own(u),
+                    float4{x.x * factor * gain.x, x.y * factor * gain.y, x.z * factor * gain.z,
+                           x.w * factor * gain.w});
+        }
       }
-      for (int u = kGains; own(u) < step.length; ++u)
-        store(own(u), *reinterpret_cast<const float4*>(step.gain + own(u)));
     }
+    fetch_gains(step.next_gain);
     sync_computing();
   }
 
-  /// The block's rows of a product, kMostTiles times eight at a time.
-  template <int kWeights, int kMostTiles>
-  __device__ __forceinline__ void multiply(const DecodeProductStep& step, int s) {
-    const BlockShare share = shares[s];
-    int row = share.first;
-    constexpr int kMostRows = kMostTiles * kDecodeTileRows;
-    for (; share.last - row > (kMostTiles - 1) * kDecodeTileRows; row += kMostRows)
-      multiply_tiles<kWeights, kMostTiles>(step, s, row, min(row + kMostRows, share.last));
-    const int left = (share.last - row + kDecodeTileRows - 1) / kDecodeTileRows;
-    if (left == 1) multiply_tiles<kWeights, 1>(step, s, row, share.last);
-    if (left == 2) multiply_tiles<kWeights, 2>(step, s, row, share.last);
-    if constexpr (kMostTiles > 3) {
-      if (left == 3) multiply_tiles<kWeights, 3>(step, s, row, share.last);
+  static __device__ __forceinline__ int tiles_of_pass(const DecodeProductStep& step, int row,
+                                                      int end) {
+    const int most = step.up != nullptr ? kDecodeGatedTiles : kDecodeTiles;
+    return min((end - row + kDecodeTileRows - 1) / kDecodeTileRows, most);
+  }
+
+  /// Takes the next pieces of a pass out of the ring: of as many columns as fit, from `column` on,
+  /// each of which has as many pieces as its pass has tiles, of both weights.
+  __device__ __forceinline__ void load_batch(Batch& batch, const DecodeProductStep& step, int tiles,
+                                             int column) {
+    const int each = step.up != nullptr ? 2 * tiles : tiles;
+    const int left = (step.length - column + kDecodeTileColumns - 1) / kDecodeTileColumns;
+    const int pieces = min(kDecodeBatch / each, left) * each;
+    const int thread = this_thread(), warp = thread / 32, lane = thread % 32;
+    const int first = warp * kTerms + lane % 4 * 8;  // column of this lane in step 0
+    int columns = min(kDecodeTileColumns, step.length - column);
+    int of_column = 0;
+#pragma unroll
+    for (int i = 0; i < kDecodeBatch; ++i) {
+      if (i >= pieces) break;
+      const unsigned char* const row = ring.wait_for(i) + lane / 4 * kDecodeRowStride;
+      const auto load = [&](int at) {
+        return *reinterpret_cast<const uint4*>(row + at * static_cast<int>(sizeof(T)));
+      };
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        const int at = first + k * kDecodeProgramWarps * kTerms;
+        // Behind the end x is zero, and anything that is a number will do.
+        batch[i][k] = load(columns == kDecodeTileColumns || at < columns ? at : 0);
+      }
+      if (++of_column == each) {
+        of_column = 0;
+        column += kDecodeTileColumns;
+        columns = min(kDecodeTileColumns, step.length - column);
+      }
+    }
+    ring.release(pieces);
+  }
+
+  /// The block's rows of a product, of whose first pass load_batch() has been called.
+  __device__ __forceinline__ void multiply(Batch& batch, const DecodeProductStep& step, int s,
+                                           const BlockShare& share) {
+    for (int row = share.first;;) {
+      const int tiles = tiles_of_pass(step, row, share.last);
+      const int end = min(row + tiles * kDecodeTileRows, share.last);
+      if (step.up != nullptr) {
+        switch (tiles) {
+          case 1:
+            multiply_pass<1, 2>(batch, step, s, row, end);
+            break;
+          case 2:
+            multiply_pass<2, 2>(batch, step, s, row, end);
+            break;
+          default:
+            multiply_pass<3, 2>(batch, step, s, row, end);
+            break;
+        }
+      } else {
+        switch (tiles) {
+          case 1:
+            multiply_pass<1, 1>(batch, step, s, row, end);
+            break;
+          case 2:
+            multiply_pass<2, 1>(batch, step, s, row, end);
+            break;
+          case 3:
+            multiply_pass<3, 1>(batch, step, s, row, end);
+            break;
+          case 4:
+            multiply_pass<4, 1>(batch, step, s, row, end);
+            break;
+          case 5:
+            multiply_pass<5, 1>(batch, step, s, row, end);
+            break;
+          default:
+            multiply_pass<6, 1>(batch, step, s, row, end);
+            break;
+        }
+      }
+      row = end;
+      if (row >= share.last) return;
+      load_batch(batch, step, tiles_of_pass(step, row, share.last), 0);
     }
   }
 
   /// Rows [first_row, last_row) of a product, which are kTiles times eight or a few less.
-  template <int kWeights, int kTiles>
-  __device__ __forceinline__ void multiply_tiles(const DecodeProductStep& step, int s,
-                                                 int first_row, int last_row) {
+  template <int kTiles, int kWeights>
+  __device__ __forceinline__ void multiply_pass(Batch& batch, const DecodeProductStep& step, int s,
+                                                int first_row, int last_row) {
     static_assert(sizeof(T) == 2);
+    constexpr int kEach = kTiles * kWeights, kColumns = kDecodeBatch / kEach;
+    static_assert(kTiles <= (kWeights == 2 ? kDecodeGatedTiles : kDecodeTiles) && kColumns > 0);
     // Instructions of the tensor cores take long, but many can be on their way.
-    constexpr int kChains = kTiles * kWeights == 1 ? 4 : kTiles * kWeights == 2 ? 2 : 1;
-    constexpr int kTerms = 32;  // columns of a warp's step
-    constexpr int kSteps = kDecodeTileColumns / kTerms / kDecodeProgramWarps;
-    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
-    const int row = lane / 4;  // of x, and of the piece's rows of w
-    float chains[kChains][kTiles][kWeights][4] = {};
-    for (int column = 0; column < step.length; column += kDecodeTileColumns) {
-      const int columns = min(kDecodeTileColumns, step.length - column);
-      const auto stride = static_cast<int>(decode_row_stride(columns * sizeof(T)));
-      const int first = warp * kTerms + lane % 4 * 8;  // of this lane in step 0
-      uint4 x[kSteps] = {}, weights[kTiles][kWeights][kSteps] = {};
+    constexpr int kChains = kEach == 1 ? 4 : kEach == 2 ? 2 : 1;
+    const int thread = this_thread(), warp = thread / 32, lane = thread % 32;
+    const int of_lane = warp * kTerms + lane % 4 * 8;
+    const T* const x_of_lane =
+        input + min(lane / 8, kRows - 1) * p.layout.input_stride + of_lane + lane / 4 % 2 * 4;
+    float sums[kChains][kEach][4] = {};
+    for (int column = 0;;) {
 #pragma unroll
-      for (int i = 0; i < kSteps; ++i) {
-        const int at = first + i * kDecodeProgramWarps * kTerms;
-        if (row < kRows && at < columns) {
-          x[i] = *reinterpret_cast<const uint4*>(input + row * p.layout.input_stride + column + at);
+      for (int c = 0; c < kColumns; ++c) {
+        const int first = column + c * kDecodeTileColumns;
+        if (first >= step.length) break;
+        uint2 x[kSteps];
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) {
+          const int at = first + k * kDecodeProgramWarps * kTerms;
+          x[k] = at + of_lane < step.length ? *reinterpret_cast<const uint2*>(x_of_lane + at)
+                                            : uint2{0, 0};
+        }
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) {
+#pragma unroll
+          for (int e = 0; e < kEach; ++e)
+            multiply_add_weights<T>(sums[k % kChains][e], batch[c * kEach + e][k], x[k]);
         }
       }
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-        for (int w = 0; w < kWeights; ++w) {
-          const unsigned char* const piece =
-              ring.wait_for(t * kWeights + w) + row * stride + first * sizeof(T);
-#pragma unroll
-          for (int i = 0; i < kSteps; ++i) {
-            const int offset = i * kDecodeProgramWarps * kTerms;
-            if (first + offset < columns)
-              weights[t][w][i] = *reinterpret_cast<const uint4*>(piece + offset * sizeof(T));
-          }
-        }
-      }
-      ring.release(kTiles * kWeights);
-      const auto multiply_all = [&](float(&to)[kTiles][kWeights][4], int i, bool high) {
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-#pragma unroll
-          for (int w = 0; w < kWeights; ++w) {
-            const uint4& b = weights[t][w][i];
-            if (high) {
-              multiply_add<T>(to[t][w], x[i].z, x[i].w, b.z, b.w);
-            } else {
-              multiply_add<T>(to[t][w], x[i].x, x[i].y, b.x, b.y);
-            }
-          }
-        }
-      };
-#pragma unroll
-      for (int i = 0; i < kSteps; ++i) {
-        multiply_all(chains[2 * i % kChains], i, false);
-        multiply_all(chains[(2 * i + 1) % kChains], i, true);
-      }
+      column += kColumns * kDecodeTileColumns;
+      if (column >= step.length) break;
+      load_batch(batch, step, kTiles, column);
     }
     // Parts of the turn before may be written again once all threads have come to the barrier.
-    constexpr int kPart = kRows * kDecodeTileRows, kWarpParts = kTiles * kWeights * kPart;
+    constexpr int kPart = kRows * kDecodeTileRows, kWarpParts = kEach * kPart;
     float* const set = parts + turn * (decode_parts_floats(kRows) / 2);
     turn ^= 1;
-    if (row < kRows) {
+    if (lane % 4 < kRows) {
 #pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
+      for (int e = 0; e < kEach; ++e) {
+        float sum = 0;
 #pragma unroll
-        for (int w = 0; w < kWeights; ++w) {
-          float2 sum{0, 0};
-#pragma unroll
-          for (int chain = 0; chain < kChains; ++chain) {
-            sum.x += chains[chain][t][w][0];
-            sum.y += chains[chain][t][w][1];
-          }
-          *reinterpret_cast<float2*>(set + warp * kWarpParts + (t * kWeights + w) * kPart +
-                                     row * kDecodeTileRows + lane % 4 * 2) = sum;
-        }
+        for (int chain = 0; chain < kChains; ++chain) sum += sums[chain][e][0] + sums[chain][e][3];
+        set[warp * kWarpParts + e * kPart + lane % 4 * kDecodeTileRows + lane / 4] = sum;
       }
     }
     sync_computing();
-    // A thread has two columns of a row.
-    constexpr int kPairs = kDecodeTileRows / 2, kMostTiles = 4;
-    static_assert(kTiles <= kMostTiles && kPairs * kMostTiles * kRows <= kProgramThreads);
+    // A thread has two columns of a row, and some have the same, for the copies of the output.
+    constexpr int kPairs = kDecodeTileRows / 2, kMostTiles = 8;
+    static_assert(kTiles <= kMostTiles);
+    constexpr int kWriters = kProgramThreads / (kPairs * kMostTiles * kRows);
     const int pair = thread % kPairs, t = thread / kPairs % kMostTiles;
-    const int m = thread / (kPairs * kMostTiles);
+    const int m = thread / (kPairs * kMostTiles) % kRows;
+    const int writer = thread / (kPairs * kMostTiles * kRows);
     const int at = first_row + t * kDecodeTileRows + 2 * pair;
-    if (t >= kTiles || m >= p.batch || at >= last_row) return;
+    if (t >= kTiles || !has_row(m) || at >= last_row || writer >= kDecodeCopies) return;
     float2 totals[kWeights] = {};
 #pragma unroll
     for (int w = 0; w < kWeights; ++w) {
@@ -319,6 +409,11 @@ struct Computation {
         totals[w].y += part.y;
       }
     }
+    if (kNormalizesSums && step.gain != nullptr) {
+      const float factor = norm_factor(step, m);
+#pragma unroll
+      for (int w = 0; w < kWeights; ++w) totals[w] = {totals[w].x * factor, totals[w].y * factor};
+    }
     float2 result = totals[0];
     if constexpr (kWeights == 2) {
       // Both as a product of its own would have stored them.
@@ -329,12 +424,15 @@ struct Computation {
       result = {gated(totals[0].x, totals[1].x), gated(totals[0].y, totals[1].y)};
     }
     if (step.y != nullptr) {
+      if (writer > 0) return;
       T* const to = static_cast<T*>(step.y) + m * step.y_stride + at;
       to[0] = narrow<T>(result.x);
       if (at + 1 < last_row) to[1] = narrow<T>(result.y);
     } else {
-      store_marked(output_of(s) + m * p.exchange_stride + at / 2, pack_two<T>(result.x, result.y),
-                   mark_of(s));
+      for (int copy = writer; copy < kDecodeCopies; copy += kWriters) {
+        store_marked(output_of(s, copy) + m * p.exchange_stride + at / 2,
+                     pack_two<T>(result.x, result.y), mark_of(s));
+      }
     }
   }
 
@@ -345,16 +443,16 @@ struct Computation {
                                               const CachedKeys& keys, int s);
 
   __device__ __forceinline__ void run() {
+    fetch_gains(p.first_gain);
     read_tokens();
     for (int s = 0; s < p.step_count; ++s) {
       if (steps[s].is_product) {
-        const DecodeProductStep& step = steps[s].product;
+        const DecodeProductStep step = steps[s].product;
+        const BlockShare share = shares[s];
+        Batch batch;
+        load_batch(batch, step, tiles_of_pass(step, share.first, share.last), 0);
         read_input(step, s);
-        if (step.up != nullptr) {
-          multiply<2, kDecodeGatedTiles>(step, s);
-        } else {
-          multiply<1, kDecodeTiles>(step, s);
-        }
+        multiply(batch, step, s, share);
       } else if (steps[s].attention.dim <= 64) {
         attend<8>(steps[s].attention, s);
       } else {
@@ -368,6 +466,7 @@ template <class T, int kRows, int kQueries>
 __global__ void __launch_bounds__(kProgramBlock, 1)
     decode_program_kernel(const __grid_constant__ DecodeProgramParams p) {
   extern __shared__ __align__(128) unsigned char memory[];
+  __shared__ float squares[kRows * kDecodeProgramWarps];
   const DecodeProgramLayout& layout = p.layout;
   auto* const full = reinterpret_cast<TransferBarrier*>(memory);
   auto* const steps = reinterpret_cast<DecodeProgramStep*>(memory + layout.steps);
@@ -411,8 +510,11 @@ __global__ void __launch_bounds__(kProgramBlock, 1)
       .shares = shares,
       .ring = ring,
       .stream = reinterpret_cast<float*>(memory + layout.stream),
+      .gains = reinterpret_cast<float*>(memory + layout.gains),
       .input = reinterpret_cast<T*>(memory + layout.input),
+      .attention = reinterpret_cast<float*>(memory + layout.attention),
       .parts = reinterpret_cast<float*>(memory + layout.parts),
+      .squares = squares,
       .position = position,
       .epoch = epoch};
   computation.run();

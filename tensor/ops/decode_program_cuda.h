@@ -11,12 +11,13 @@ namespace weft {
 /// y = x w^T, or silu(x w^T) * (x u^T), of vectors that all blocks have.
 struct DecodeProductStep {
   const void* weight;
-  const void* up;     // null: no gate
-  const float* gain;  // of the norm; null: x is the output of the step before as it is
-  void* y;            // where the result is wanted in memory, else null
+  const void* up;          // null: no gate
+  const float* gain;       // of the norm; null: x is the output of the step before as it is
+  const float* next_gain;  // of the next step that has a norm, else null
+  void* y;                 // where the result is wanted in memory, else null
   int64_t weight_stride, up_stride, y_stride;  // elements
   int columns, length;
-  float eps;
+  float inverse_length, eps;
   bool adds;  // the output of the step before to the residual stream
 };
 
@@ -42,7 +43,7 @@ struct DecodeProgramStep {
 
 /// Shared memory of a block, in bytes from its start.
 struct DecodeProgramLayout {
-  int steps, shares, stream, input, parts, ring;
+  int steps, shares, stream, gains, input, attention, parts, ring;
   int input_stride;  // elements between rows of x
   int pieces, piece_bytes;
   int total;
@@ -56,12 +57,13 @@ struct DecodeProgramParams {
   const void* table;  // [V, width]
   bool table_is_f32;  // else of the program's type
   int64_t table_stride, vocabulary;
-  const int64_t* tokens;            // [B]
-  const int64_t* position;          // of the tokens; null: no attention
-  unsigned* epoch;                  // marks up to this have been used
-  unsigned long long* exchange[3];  // marked pairs [B][exchange_stride], by turns
-  int exchange_stride;              // pairs
-  unsigned long long* partials;     // marked values [B H][splits][D + 2]
+  const float* first_gain;             // of the first step that has a norm, else null
+  const int64_t* tokens;               // [B]
+  const int64_t* position;             // of the tokens; null: no attention
+  unsigned* epoch;                     // marks up to this have been used
+  unsigned long long* exchange[3];     // marked pairs [copies][B][exchange_stride], by turns
+  int exchange_stride, exchange_copy;  // pairs between rows, and between copies
+  unsigned long long* partials;        // marked values [B H][splits][D + 2]
   DecodeProgramLayout layout;
 };
 
@@ -73,8 +75,10 @@ constexpr int decode_rows_of(int batch) {
 }
 /// Rows of a weight, and columns of them, that a piece of the ring holds.
 inline constexpr int kDecodeTileRows = 8, kDecodeTileColumns = 1024;
-/// Tiles that are multiplied together, of one weight and of two.
-inline constexpr int kDecodeTiles = 4, kDecodeGatedTiles = 3;
+/// Tiles that are multiplied together, of one weight and of two, and their pieces at most.
+inline constexpr int kDecodeTiles = 6, kDecodeGatedTiles = 3, kDecodeBatch = 6;
+/// Of a step's output, each for another part of the blocks to read.
+inline constexpr int kDecodeCopies = 4;
 /// Query heads that a part of the keys is met with at a time, where several share them.
 inline constexpr int kDecodeQueryRows = 4;
 
@@ -85,17 +89,19 @@ constexpr int64_t decode_row_stride(int64_t bytes) {
   return bytes + (kBanks + kBanks / 2 - bytes % kBanks) % kBanks;
 }
 
-/// Floats of shared memory that attention needs for heads of this size.
-constexpr int64_t decode_attention_floats(int64_t dim) {
+/// Of a piece.
+inline constexpr int kDecodeRowStride = static_cast<int>(decode_row_stride(2 * kDecodeTileColumns));
+
+/// Floats of shared memory that attention needs for heads of this size, of which it takes as many
+/// at a time.
+constexpr int64_t decode_attention_floats(int64_t dim, int64_t queries) {
   // Queries, the new key and value, and what each warp found, with two statistics a row.
-  return (kDecodeQueryRows + 2) * dim + kDecodeProgramWarps * kDecodeQueryRows * (dim + 2);
+  return (queries + 2) * dim + kDecodeProgramWarps * queries * (dim + 2);
 }
 
 /// Floats that the warps' parts of products need for so many rows of x: two sets by turns.
 constexpr int64_t decode_parts_floats(int64_t rows) {
-  constexpr int64_t kMostTiles =
-      2 * kDecodeGatedTiles > kDecodeTiles ? 2 * kDecodeGatedTiles : kDecodeTiles;
-  return 2 * kDecodeProgramWarps * kMostTiles * kDecodeTileRows * rows;
+  return 2 * kDecodeProgramWarps * kDecodeBatch * kDecodeTileRows * rows;
 }
 
 /// Starts the kernel for bf16 or f16.

@@ -127,7 +127,6 @@ __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
         const int pass_end = min(pass + pass_rows, share.last);
         for (int column = 0; column < step.length; column += kDecodeTileColumns) {
           const int columns = min(kDecodeTileColumns, step.length - column);
-          const auto stride = static_cast<int>(decode_row_stride(columns * kBytes));
           for (int row = pass; row < pass_end; row += kDecodeTileRows) {
             const int rows = min(kDecodeTileRows, pass_end - row);
             for (int w = 0; w < weights; ++w) {
@@ -135,7 +134,7 @@ __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
               const T* const weight = static_cast<const T*>(w == 0 ? step.weight : step.up);
               const int64_t weight_stride = w == 0 ? step.weight_stride : step.up_stride;
               if (lane < rows) {
-                copy(to + lane * stride, weight + (row + lane) * weight_stride + column,
+                copy(to + lane * kDecodeRowStride, weight + (row + lane) * weight_stride + column,
                      columns * kBytes);
               }
               ring.advance(1);
