@@ -31,7 +31,7 @@ __device__ __forceinline__ Marked peek_marked(const Marked* from) {
   return marked;
 }
 
-struct MarkedTwo {
+struct alignas(16) MarkedTwo {
   Marked first, second;
 };
 
@@ -45,17 +45,42 @@ __device__ __forceinline__ MarkedTwo peek_two_marked(const Marked* from) {
   return two;
 }
 
-/// Waits for the mark. `found` is what peek_marked() gave before.
-__device__ __forceinline__ uint32_t await_marked(const Marked* from, Marked found, uint32_t mark) {
-  while (!has_mark(found, mark)) found = peek_marked(from);
-  return bits_of(found);
+__device__ __forceinline__ bool have_mark(const MarkedTwo& two, uint32_t mark) {
+  return has_mark(two.first, mark) && has_mark(two.second, mark);
+}
+__device__ __forceinline__ uint2 bits_of(const MarkedTwo& two) {
+  return {bits_of(two.first), bits_of(two.second)};
 }
 
-__device__ __forceinline__ uint2 await_two_marked(const Marked* from, MarkedTwo found,
-                                                  uint32_t mark) {
-  while (!has_mark(found.first, mark) || !has_mark(found.second, mark))
-    found = peek_two_marked(from);
-  return {bits_of(found.first), bits_of(found.second)};
+// Whoever waits for values at several places looks at all of them again and again: one after the
+// other, each would take the way to the second-level cache and back by itself.
+
+/// Returns when both are there.
+__device__ __forceinline__ uint2 await_marked(const Marked* first, const Marked* second,
+                                              uint32_t mark) {
+  Marked found[2];
+  do {
+    found[0] = peek_marked(first);
+    found[1] = peek_marked(second);
+  } while (!has_mark(found[0], mark) || !has_mark(found[1], mark));
+  return {bits_of(found[0]), bits_of(found[1])};
+}
+
+/// Returns when all that are wanted are there, in `found`.
+template <int kPlaces>
+__device__ __forceinline__ void await_marked(const Marked* const (&from)[kPlaces],
+                                             const bool (&wanted)[kPlaces],
+                                             MarkedTwo (&found)[kPlaces], uint32_t mark) {
+  bool misses = true;
+  for (bool again = false; misses; again = true) {
+#pragma unroll
+    for (int i = 0; i < kPlaces; ++i) {
+      if (wanted[i] && !(again && have_mark(found[i], mark))) found[i] = peek_two_marked(from[i]);
+    }
+    misses = false;
+#pragma unroll
+    for (int i = 0; i < kPlaces; ++i) misses |= wanted[i] && !have_mark(found[i], mark);
+  }
 }
 
 }  // namespace weft::cuda

@@ -207,6 +207,7 @@ void DecodeRecorder::plan() {
   layout.stream = place(int64_t{4} * rows * params_.width);
   layout.gains = place(int64_t{4} * params_.width);
   layout.input = place(rows * input_stride);
+  params_.exchange_stride = static_cast<int>(round_up(widest, 4) / 2);
   layout.attention = place(4 * decode_attention_floats(widest_head, params_.query_rows));
   layout.input_stride = static_cast<int>(input_stride / element);
   layout.parts = place(4 * decode_parts_floats(rows));
@@ -242,7 +243,6 @@ void DecodeRecorder::plan() {
     params_.first_gain = step->product.gain;
   }
 
-  params_.exchange_stride = static_cast<int>(round_up(widest, 4) / 2);
   params_.exchange_copy = params_.batch * params_.exchange_stride;
   const int64_t exchanged = int64_t{kDecodeCopies} * params_.exchange_copy;
   exchange_ = zeros({3, exchanged}, DType::i64, device_);

@@ -87,14 +87,14 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     // by the position's angles and rounded as they are stored.
     const auto read_pairs = [&](int head, int i, bool turns, float2& low, float2& high) {
       const Marked* const from = projected + (head * dim + i) / 2;
-      const Marked first = peek_marked(from), second = peek_marked(from + half / 2);
       float2 cosine{1, 1}, sine{0, 0};
       if (turns) {
         cosine = *reinterpret_cast<const float2*>(table + i);
         sine = *reinterpret_cast<const float2*>(table + half + i);
       }
-      low = unpack_two<T>(await_marked(from, first, packed_mark));
-      high = unpack_two<T>(await_marked(from + half / 2, second, packed_mark));
+      const uint2 found = await_marked(from, from + half / 2, packed_mark);
+      low = unpack_two<T>(found.x);
+      high = unpack_two<T>(found.y);
       if (!turns) return;
       const float2 a = low, b = high;
       low = {rounded(a.x * cosine.x - b.x * sine.x), rounded(a.y * cosine.y - b.y * sine.y)};
@@ -306,10 +306,11 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::merge_parts(
     float2 sum{0, 0};
     for (int part = merger; is_own && part < keys.parts; part += kMergers) {
       const Marked* const from = parts_of_row + part * stride;
-      const MarkedTwo statistics = peek_two_marked(from + step.dim);
-      const MarkedTwo values = peek_two_marked(from + e);
-      const uint2 found_statistics = await_two_marked(from + step.dim, statistics, mark);
-      const uint2 found_values = await_two_marked(from + e, values, mark);
+      const Marked* const places[2] = {from + step.dim, from + e};
+      const bool wanted[2] = {true, true};
+      MarkedTwo found[2];
+      await_marked(places, wanted, found, mark);
+      const uint2 found_statistics = bits_of(found[0]), found_values = bits_of(found[1]);
       const float part_most = __uint_as_float(found_statistics.x);
       const float highest = fmaxf(most, part_most), shift = score_shift(highest);
       const float factor = half_two_to(most - shift), part_factor = half_two_to(part_most - shift);

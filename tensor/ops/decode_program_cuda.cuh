@@ -147,26 +147,23 @@ struct Computation {
   /// rows being waited for together.
   template <int kAhead, class Use>
   __device__ __forceinline__ void collect(int s, int length, Use&& use) {
-    const Marked* const from = output_of(s);
+    constexpr int kPlaces = kRows * kAhead;
+    const Marked* const output = output_of(s);
     const uint32_t mark = mark_of(s);
     for (int first = 0; own(first) < length; first += kAhead) {
-      MarkedTwo found[kRows][kAhead];
+      const Marked* from[kPlaces];
+      bool wanted[kPlaces];
+      MarkedTwo found[kPlaces];
 #pragma unroll
-      for (int m = 0; m < kRows; ++m) {
-#pragma unroll
-        for (int u = 0; u < kAhead; ++u) {
-          if (has_row(m) && own(first + u) < length)
-            found[m][u] = peek_two_marked(from + m * p.exchange_stride + own(first + u) / 2);
-        }
+      for (int i = 0; i < kPlaces; ++i) {
+        const int m = i / kAhead, element = own(first + i % kAhead);
+        from[i] = output + m * p.exchange_stride + element / 2;
+        wanted[i] = has_row(m) && element < length;
       }
+      await_marked(from, wanted, found, mark);
 #pragma unroll
-      for (int m = 0; m < kRows; ++m) {
-#pragma unroll
-        for (int u = 0; u < kAhead; ++u) {
-          if (!has_row(m) || own(first + u) >= length) continue;
-          const int i = own(first + u);
-          use(m, i, await_two_marked(from + m * p.exchange_stride + i / 2, found[m][u], mark));
-        }
+      for (int i = 0; i < kPlaces; ++i) {
+        if (wanted[i]) use(i / kAhead, own(first + i % kAhead), bits_of(found[i]));
       }
     }
   }

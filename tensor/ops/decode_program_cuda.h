@@ -79,6 +79,8 @@ inline constexpr int kDecodeTileRows = 8, kDecodeTileColumns = 1024;
 inline constexpr int kDecodeTiles = 6, kDecodeGatedTiles = 3, kDecodeBatch = 6;
 /// Of a step's output, each for another part of the blocks to read.
 inline constexpr int kDecodeCopies = 4;
+/// Pieces that are on their way from memory at a time: 34 KB a block keep it busy.
+inline constexpr int kDecodeInFlight = 2;
 /// Query heads that a part of the keys is met with at a time, where several share them.
 inline constexpr int kDecodeQueryRows = 4;
 

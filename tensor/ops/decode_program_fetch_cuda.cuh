@@ -99,15 +99,23 @@ struct CachedKeys {
   }
 };
 
-/// Fills the ring; one warp.
+/// Fills the ring; one warp. It asks for no more than memory can answer at once: what is asked for
+/// beyond that waits before the second-level cache, and whatever blocks hand to each other waits
+/// behind it, many times as long as it takes by itself.
 template <class T, int kQueries>
 __device__ __forceinline__ void fetch_all(const DecodeProgramParams& p,
                                           const DecodeProgramStep* steps, const BlockShare* shares,
                                           Ring ring, int64_t position) {
   const uint64_t policy = read_once_policy();
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  Ring landed = ring;  // kDecodeInFlight behind
+  int begun = 0;
   ring.parity = 1;  // pieces are empty to begin with
   const auto begin_piece = [&](int bytes) {
+    if (++begun > kDecodeInFlight) {
+      wait(landed.full[landed.at], landed.parity);
+      landed.advance(1);
+    }
     wait(ring.empty[ring.at], ring.parity);
     if (lane == 0) arrive_expecting(ring.full[ring.at], static_cast<unsigned>(bytes));
     __syncwarp();
