@@ -2,6 +2,8 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "weft/tensor/error.h"
 #include "weft/tensor/ops/arithmetic.h"
@@ -216,6 +218,32 @@ TEST_F(CudaTables, SumsUpAlongAnyAxis) {
           for (const bool reverse : {false, true}) {
             expect_rounded(cumsum(mirrored(x), axis, exclusive, reverse),
                            cumsum(x, axis, exclusive, reverse), "cumsum", 10);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaTables, SumsUpManyTilesAndRepeatsThemToTheBit) {
+  // Lines and strips of columns of more than a group of tiles; whole and ragged tiles and strips.
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32, DType::f64, DType::i64}) {
+    for (const auto& [shape, axis] : std::vector<std::pair<Shape, int>>{{{2, 2130008}, 1},
+                                                                        {{17, 16384}, 1},
+                                                                        {{5, 1032}, 1},
+                                                                        {{9001, 72}, 0},
+                                                                        {{3, 8192, 64}, 1},
+                                                                        {{2, 257, 16}, 1}}) {
+      const Tensor x = random_of_type(shape, dtype, 3);
+      const Tensor on_gpu = mirrored(x);
+      for (const bool exclusive : {false, true}) {
+        for (const bool reverse : {false, true}) {
+          SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << shape[0] << " x "
+                                          << shape[1] << ", " << exclusive << reverse);
+          const Tensor sums = cumsum(on_gpu, axis, exclusive, reverse);
+          expect_rounded(sums, cumsum(x, axis, exclusive, reverse), "cumsum", 10);
+          for (int i = 0; i < 3; ++i) {
+            expect_same(cumsum(on_gpu, axis, exclusive, reverse), sums.to(kCpu), "again");
           }
         }
       }
