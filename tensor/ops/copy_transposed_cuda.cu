@@ -13,10 +13,7 @@ namespace {
 struct TransposeShape {
   int64_t rows, columns;
   int64_t from_column_stride, to_row_stride;
-  // Blocks take 2^group_shift tiles of rows before they go on to the next columns, so that what
-  // runs at a time reads more than a tile's width of a line as well.
-  uint32_t group_shift;
-  cuda::FastDivisor row_groups, column_tiles;
+  cuda::FastDivisor row_tiles, column_tiles;
   cuda::IndexMap<2> others;  // the destination's offsets first
 
   struct Tile {
@@ -24,24 +21,26 @@ struct TransposeShape {
     int64_t from, to;     // offsets of the matrix
   };
   __device__ __forceinline__ Tile tile(uint32_t block, int size) const {
-    const uint32_t unit = block >> group_shift;
-    const uint32_t group_and_batch = column_tiles.quotient(unit);
-    const uint32_t column_tile = unit - group_and_batch * column_tiles.divisor;
-    const uint32_t batch = row_groups.quotient(group_and_batch);
-    const uint32_t group = group_and_batch - batch * row_groups.divisor;
-    const uint32_t row_tile = (group << group_shift) + (block - (unit << group_shift));
+    const uint32_t row_and_batch = column_tiles.quotient(block);
+    const uint32_t column_tile = block - row_and_batch * column_tiles.divisor;
+    const uint32_t batch = row_tiles.quotient(row_and_batch);
+    const uint32_t row_tile = row_and_batch - batch * row_tiles.divisor;
     const auto offsets = others.offsets(batch);
     return {int64_t{row_tile} * size, int64_t{column_tile} * size, offsets.of[1], offsets.of[0]};
   }
 };
 
-/// Tiles of rows of 128 bytes, which warps read and write 16 bytes a thread, 8 threads a row.
+/// Tiles with rows of 256 bytes, of single bytes 128: shorter ones leave memory with pieces of
+/// lines that are too short, wider ones multiprocessors with too few blocks. 8 threads beside each
+/// other read and write 128 bytes.
 template <class Bits>
 struct PackTile {
-  static constexpr int kSize = 128 / static_cast<int>(sizeof(Bits));
+  static constexpr int kSize = sizeof(Bits) == 1 ? 128 : 256 / static_cast<int>(sizeof(Bits));
   static constexpr int kWidth = 16 / static_cast<int>(sizeof(Bits));
-  static constexpr int kPacks = kSize * 8;
-  static constexpr int kThreads = kPacks < 256 ? kPacks : 256;
+  static constexpr int kPacks = kSize / kWidth;  // of a row
+  static constexpr int kThreads = 256;
+  static constexpr int kLines = kThreads / 8;  // at a time
+  static_assert(kSize % kLines == 0 && kPacks % 8 == 0);
 };
 
 template <class Bits>
@@ -49,59 +48,72 @@ __global__ void __launch_bounds__(PackTile<Bits>::kThreads)
     transpose_packs(const Bits* __restrict__ from, Bits* __restrict__ to,
                     const TransposeShape shape) {
   using Tile = PackTile<Bits>;
-  using Pack = cuda::Pack<Bits, Tile::kWidth>;
   constexpr int kWidth = Tile::kWidth;
-  constexpr int kRounds = Tile::kPacks / Tile::kThreads;
+  using Pack = cuda::Pack<Bits, kWidth>;
+  constexpr int kHalves = Tile::kPacks / 8;
+  constexpr int kRounds = Tile::kSize / Tile::kLines;
   // Pack `part` of the line of a column lies at part ^ (column / kWidth): the packs that 8 threads
   // write, and the elements of 8 columns kWidth apart that they read, are in different banks.
-  __shared__ Pack lines[Tile::kSize][8];
+  __shared__ Pack lines[Tile::kSize][Tile::kPacks];
   const auto tile = shape.tile(blockIdx.x, Tile::kSize);
-  const int part = static_cast<int>(threadIdx.x) % 8;
-  const int line = static_cast<int>(threadIdx.x) / 8;
-  constexpr int kStep = Tile::kThreads / 8;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int line = thread / 8;
   {
-    const int64_t row = tile.row + part * kWidth;
-    const Bits* const source = from + tile.from + tile.column * shape.from_column_stride + row;
-    Pack packs[kRounds];
+    Pack packs[kRounds][kHalves];
+    const Bits* source =
+        from + tile.from + (tile.column + line) * shape.from_column_stride + tile.row;
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      const int column = line + round * kStep;
-      if (tile.column + column >= shape.columns) continue;
-      const Bits* const at = source + column * shape.from_column_stride;
-      if (row + kWidth <= shape.rows) {
-        packs[round] = cuda::load_pack<Bits, kWidth>(at);
-      } else {
+      const bool is_inside = tile.column + line + round * Tile::kLines < shape.columns;
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) packs[round].values[k] = row + k < shape.rows ? at[k] : 0;
+      for (int half = 0; half < kHalves; ++half) {
+        const int first = (half * 8 + thread % 8) * kWidth;
+        if (is_inside && tile.row + first + kWidth <= shape.rows) {
+          packs[round][half] = cuda::load_pack<Bits, kWidth>(source + first);
+        } else if (is_inside) {
+#pragma unroll
+          for (int k = 0; k < kWidth; ++k) {
+            packs[round][half].values[k] =
+                tile.row + first + k < shape.rows ? source[first + k] : Bits{0};
+          }
+        }
       }
+      source += Tile::kLines * shape.from_column_stride;
     }
 #pragma unroll
     for (int round = 0; round < kRounds; ++round) {
-      const int column = line + round * kStep;
-      lines[column][part ^ (column / kWidth)] = packs[round];
+      const int column = line + round * Tile::kLines;
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+        lines[column][(half * 8 + thread % 8) ^ (column / kWidth)] = packs[round][half];
+      }
     }
   }
   __syncthreads();
-  const int64_t column = tile.column + part * kWidth;
-  Bits* const destination = to + tile.to + tile.row * shape.to_row_stride + column;
+  Bits* destination = to + tile.to + (tile.row + line) * shape.to_row_stride + tile.column;
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
-    const int row = line + round * kStep;
-    if (tile.row + row >= shape.rows) continue;
-    Pack pack;
+    const int row = line + round * Tile::kLines;
+    if (tile.row + row >= shape.rows) break;
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) {
-      pack.values[k] = lines[part * kWidth + k][(row / kWidth) ^ part].values[row % kWidth];
-    }
-    Bits* const at = destination + row * shape.to_row_stride;
-    if (column + kWidth <= shape.columns) {
-      cuda::store_pack(at, pack);
-    } else {
+    for (int half = 0; half < kHalves; ++half) {
+      const int part = half * 8 + thread % 8;
+      const int first = part * kWidth;
+      Pack pack;
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        if (column + k < shape.columns) at[k] = pack.values[k];
+        pack.values[k] = lines[first + k][(row / kWidth) ^ part].values[row % kWidth];
+      }
+      if (tile.column + first + kWidth <= shape.columns) {
+        cuda::store_pack(destination + first, pack);
+      } else {
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          if (tile.column + first + k < shape.columns) destination[first + k] = pack.values[k];
+        }
       }
     }
+    destination += Tile::kLines * shape.to_row_stride;
   }
 }
 
@@ -167,12 +179,7 @@ bool transpose(const Tensor& source, Tensor& destination, TransposeShape shape,
   const int64_t column_tiles = (shape.columns + size - 1) / size;
   const int64_t tiles = row_tiles * column_tiles * others.shape.numel();
   if (tiles >= int64_t{1} << 31) return false;
-  constexpr uint32_t kMostShift = 3;
-  shape.group_shift = 0;
-  while (shape.group_shift < kMostShift && (row_tiles >> shape.group_shift) % 2 == 0) {
-    ++shape.group_shift;
-  }
-  shape.row_groups = cuda::FastDivisor(static_cast<uint32_t>(row_tiles >> shape.group_shift));
+  shape.row_tiles = cuda::FastDivisor(static_cast<uint32_t>(row_tiles));
   shape.column_tiles = cuda::FastDivisor(static_cast<uint32_t>(column_tiles));
   shape.others = cuda::index_map(others, 1);
   const auto blocks = static_cast<unsigned>(tiles);

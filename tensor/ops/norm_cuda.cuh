@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "cuda/async_copy.cuh"
+#include "cuda/pairs.cuh"
 #include "cuda/shared_memory.cuh"
 #include "ops/rows_cuda.cuh"
 
@@ -332,7 +333,11 @@ __device__ __forceinline__ void sum_together(A (&values)[kCount], A* parts) {
   __syncthreads();
   A total = 0;
   const int warps = static_cast<int>(blockDim.x) / 32;
-  for (int warp = lane % kLanes; warp < warps; warp += kLanes) total += own[warp];
+#pragma unroll
+  for (int first = 0; first < 32; first += kLanes) {
+    const int warp = first + lane % kLanes;
+    if (warp < warps) total += own[warp];
+  }
   total = sum_over<kLanes>(total);
 #pragma unroll
   for (int i = 0; i < kCount; ++i) values[i] = shuffle(total, i * kLanes);
@@ -401,13 +406,15 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (row + r >= end || !has_columns) break;
+      const A scale = statistics[r].scale;
+      const A shift = -statistics[r].mean * scale;  // x * scale + shift is the normalised value, h
       A d[kWidth], x[kWidth];
-      widen_pack(load_pack<kWidth>(place(0, stage, r)), d);
-      widen_pack(load_pack<kWidth>(place(1, stage, r)), x);
+      unpack(load_pack<kWidth>(place(0, stage, r)), d);
+      unpack(load_pack<kWidth>(place(1, stage, r)), x);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
         const A u = d[k] * gain[k];
-        sums[r * kSums] += u * (x[k] - statistics[r].mean);
+        sums[r * kSums] += u * (x[k] * scale + shift);
         if (kCentred) sums[r * kSums + 1] += u;
       }
     }
@@ -415,27 +422,28 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       if (row + r >= end || !has_columns) break;
-      const A mean = statistics[r].mean;
       const A scale = statistics[r].scale;
+      const A shift = -statistics[r].mean * scale;
       // dx = scale * (u - mean(u) - h * mean(u * h)), as two fused steps from h.
-      const A slope = -sums[r * kSums] * scale * scale * share;
+      const A slope = -sums[r * kSums] * share * scale;
       const A offset = kCentred ? -sums[r * kSums + 1] * share * scale : A(0);
       A d[kWidth], x[kWidth], results[kWidth];
-      widen_pack(load_pack<kWidth>(place(0, stage, r)), d);
-      widen_pack(load_pack<kWidth>(place(1, stage, r)), x);
+      unpack(load_pack<kWidth>(place(0, stage, r)), d);
+      unpack(load_pack<kWidth>(place(1, stage, r)), x);
 #pragma unroll
       for (int k = 0; k < kWidth; ++k) {
-        const A h = (x[k] - mean) * scale;
+        const A h = x[k] * scale + shift;
         gain_sums[k] += d[k] * h;
         if (kCentred) bias_sums[k] += d[k];
         results[k] = d[k] * gain[k] * scale + (h * slope + offset);
       }
       if (p.added != nullptr) {
-        const auto others = load_pack<kWidth>(place(2, stage, r));
+        A others[kWidth];
+        unpack(load_pack<kWidth>(place(2, stage, r)), others);
 #pragma unroll
-        for (int k = 0; k < kWidth; ++k) results[k] += widen(others.values[k]);
+        for (int k = 0; k < kWidth; ++k) results[k] += others[k];
       }
-      store_values(p.dx + (row + r) * p.length + column, results);
+      store_pack(p.dx + (row + r) * p.length + column, packed<T>(results));
     }
   }
   if (!has_columns) return;
