@@ -148,6 +148,24 @@ TEST_F(CudaTables, AddsUpEmbeddingGradients) {
   }
 }
 
+TEST_F(CudaTables, AddsUpRowsOfIdsOfOneToFourDigits) {
+  // Whole numbers, whose sums are the same in any order: every row has to come to its place once.
+  for (const int64_t size : {1, 200, 255, 256, 257, 50304, 65535, 65536, 70000, (1 << 24) + 3}) {
+    for (const int64_t count : {1, 31, 1024, 1025, 70001, 140000, (1 << 20) + 5}) {
+      if (size > 70000 && count > 70001) continue;
+      for (const DType index_type : kIndexTypes) {
+        SCOPED_TRACE(testing::Message() << count << " ids of " << size);
+        const Tensor dy = random_tensor({count, 1}, DType::i32, 4, -3, 4).to(DType::f32);
+        for (const Tensor& ids :
+             {indices({count}, size, index_type, 5), skewed_ids(count, size, index_type, 0.5)}) {
+          expect_same(embedding_backward(mirrored(dy), mirrored(ids), size),
+                      embedding_backward(dy, ids, size), "sums");
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CudaTables, RepeatsEmbeddingGradientsToTheBit) {
   const Tensor ids = mirrored(skewed_ids(20000, 3000, DType::i64, 0.3));
   const Tensor dy = mirrored(random_tensor({20000, 64}, DType::f32, 2));
