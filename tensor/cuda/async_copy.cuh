@@ -11,14 +11,6 @@ __device__ __forceinline__ void copy_pack_async(void* shared, const void* from) 
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 
-/// The same where others will soon want the rest of the 128 bytes around it, which come to the
-/// second-level cache with it.
-__device__ __forceinline__ void copy_pack_of_line_async(void* shared, const void* from) {
-  const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from)
-               : "memory");
-}
-
 /// Ends a group of this thread's copies.
 __device__ __forceinline__ void end_copy_group() {
   asm volatile("cp.async.commit_group;" ::: "memory");

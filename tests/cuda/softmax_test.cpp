@@ -60,16 +60,12 @@ TEST_F(CudaSoftmax, EqualsTheCpuAlongColumnsInPieces) {
                             {65, 8},
                             {2, 64, 65536},
                             {33, 1},
-                            // in slabs, of a block and of clusters, some of them not full
+                            // in strips: of a tile, not full, and results by turns with totals
                             {256, 64},
                             {3, 300, 8},
                             {2, 4097, 72},
-                            {8192, 136},
-                            {16384, 40},
-                            {16385, 24},
-                            {32768, 16},
-                            {32775, 48},
-                            {40000, 16}}) {
+                            {40000, 16},
+                            {2, 8200, 520}}) {
       const Tensor x = random_tensor(shape, dtype, 7, -9, 9);
       const int axis = x.rank() - 2;
       expect_forward(x, axis);
@@ -101,7 +97,7 @@ TEST_F(CudaSoftmax, KeepsInfinityAndNan) {
   }
 }
 
-TEST_F(CudaSoftmax, KeepsInfinityAndNanInSlabs) {
+TEST_F(CudaSoftmax, KeepsInfinityAndNanInStrips) {
   const double inf = std::numeric_limits<double>::infinity();
   for (const DType dtype : kFloating) {
     for (const int64_t length : {256, 5000, 20000}) {
