@@ -335,6 +335,21 @@ TEST_F(CudaTables, FindsTheLargestOfManyShortRows) {
   }
 }
 
+TEST_F(CudaTables, FindsTheLargestOfManyLongRows) {
+  // More rows than blocks run at a time. Halves have equals among the largest.
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) {
+    for (const Shape& shape :
+         std::vector<Shape>{{1001, 1032}, {601, 2048}, {900, 4104}, {450, 16384}}) {
+      const Tensor x = random_tensor(shape, dtype, 6);
+      for (const int64_t k : {1, 2, 16, 20, 21, 50, 128}) {
+        SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << k << " of " << shape[1]);
+        expect_topk(x, k, -1);
+      }
+      expect_topk(x.slice(1, 8, shape[1]), 16, -1);
+    }
+  }
+}
+
 TEST_F(CudaTables, OrdersNanZerosAndInfinity) {
   const double inf = std::numeric_limits<double>::infinity();
   const double nan = std::numeric_limits<double>::quiet_NaN();
