@@ -85,7 +85,8 @@ TEST(CommandLine, ShowsItsVersion) {
   for (const char* flag : {"--version", "-V"}) {
     const Outcome version = weft({flag});
     EXPECT_EQ(version.code, 0);
-    EXPECT_THAT(version.out, testing::MatchesRegex("weft [0-9]+\\.[0-9]+\\.[0-9]+[^\n]*\n[A-Za-z]+ [0-9.]+[^\n]*\n"));
+    EXPECT_THAT(version.out, testing::MatchesRegex(
+                                 "weft [0-9]+\\.[0-9]+\\.[0-9]+[^\n]*\n[A-Za-z]+ [0-9.]+[^\n]*\n"));
   }
 }
 
