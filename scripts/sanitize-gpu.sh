@@ -3,7 +3,7 @@
 # each tool and program how many tests ran and how many errors were found. Builds nothing.
 #
 #   scripts/sanitize-gpu.sh [--build-dir DIR] [--tools LIST] [--programs LIST] [--filter PATTERN] [--jobs N] [--gpus LIST]
-#                           [--timeout SECONDS] [--time-limit SECONDS] [--log-dir DIR]
+#                           [--timeout SECONDS] [--time-limit SECONDS] [--earlier FILE] [--log-dir DIR]
 #
 #   --build-dir DIR       holds the programs, or has them in bin or tests/cuda (default: build)
 #   --tools LIST          of memcheck, racecheck, initcheck, synccheck (default: all)
@@ -14,6 +14,7 @@
 #   --gpus LIST           numbers of the GPUs that share them (default: CUDA_VISIBLE_DEVICES, else all)
 #   --timeout SECONDS     for each process (default: 240)
 #   --time-limit SECONDS  for all of it; what has not run by then is named (default: none)
+#   --earlier FILE        tests.tsv of an earlier run: what did not pass there begins first, and its seconds serve for planning
 #   --log-dir DIR         keeps what the tools and the tests wrote, and the list tests.tsv (default: only where something is
 #                         wrong)
 #   -h, --help            this text
@@ -35,11 +36,12 @@ filter=
 gpus=${CUDA_VISIBLE_DEVICES-}
 timeout=240
 time_limit=0
+earlier=
 log_dir=
 ((jobs <= 32)) || jobs=32
 while (($#)); do
   case $1 in
-    --build-dir | --tools | --programs | --filter | --jobs | --gpus | --timeout | --time-limit | --log-dir)
+    --build-dir | --tools | --programs | --filter | --jobs | --gpus | --timeout | --time-limit | --earlier | --log-dir)
       (($# > 1)) || usage_error "$1 needs a value"
       case $1 in
         --build-dir) build=$2 ;;
@@ -50,6 +52,7 @@ while (($#)); do
         --gpus) gpus=$2 ;;
         --timeout) timeout=$2 ;;
         --time-limit) time_limit=$2 ;;
+        --earlier) earlier=$2 ;;
         --log-dir) log_dir=$2 ;;
       esac
       shift
@@ -62,6 +65,7 @@ done
 [[ $jobs =~ ^[1-9][0-9]*$ ]] || usage_error "--jobs: '$jobs' is not a number of processes"
 [[ $timeout =~ ^[1-9][0-9]*$ ]] || usage_error "--timeout: '$timeout' is not a number of seconds"
 [[ $time_limit =~ ^[0-9]+$ ]] || usage_error "--time-limit: '$time_limit' is not a number of seconds"
+[[ ! $earlier || -r $earlier ]] || usage_error "--earlier: there is no file '$earlier'"
 
 # check_list FLAG LIST ALLOWED: every word of LIST must be one of ALLOWED.
 check_list() {
@@ -97,15 +101,17 @@ find_sanitizer() {
 }
 
 # chosen PROGRAM TOOL: the tests that a tool looks at. Races and barriers are a matter of kernels whose threads share
-# memory; between them these launch every such kernel, at once and from a graph.
+# memory; whether they are recorded in a graph does not matter.
 chosen() {
   case $1:$2 in
     weft_cuda_test:racecheck | weft_cuda_test:synccheck)
-      echo "All/CudaHalfErrors.*:CudaNorm.*:CudaSoftmax.*:CudaCrossEntropy.*:CudaReduce.*:CudaTables.*:CudaFewRows.*:CudaNextToken.*:CudaCopy.*:CudaOptim.*:CudaOptimizer.*:CudaRope.*:CudaActivation.*:CudaConv.*:CudaPool.*:CudaBatchNorm.*:CudaTrainingStep.*:CudaGraph.RepeatsATrainingStep:CudaCompare.*:CudaRandom.*"
+      echo "All/CudaHalfErrors.*:CudaNorm.*:CudaSoftmax.*:CudaCrossEntropy.*:CudaReduce.*:CudaTables.*:CudaFewRows.*:CudaNextToken.*:CudaCopy.Transposes*:CudaOptim.*:CudaOptimizer.*:CudaRope.T*:CudaActivation.S*:CudaPool.*:CudaBatchNorm.*:CudaTrainingStep.*:CudaCompare.FindsNanAndInfinity"
       ;;
     weft_cuda_test:*) echo "*Cuda*" ;;
+    weft_cuda_attention_test:racecheck | weft_cuda_attention_test:synccheck) echo "*OnGpu*" ;;
     weft_cuda_attention_test:*) echo "*OnGpu*:*InAGraph*" ;;
-    weft_cuda_nn_test:*) echo "All/DecoderOnGpu.RunsInBf16/*:All/DecoderOnGpu.ScoresAs*:All/DecoderTraining.NothingChanges*/full:All/DecoderTraining.NothingChanges*/asa" ;;
+    weft_cuda_nn_test:racecheck | weft_cuda_nn_test:synccheck) echo "All/DecoderOnGpu.RunsInBf16/*" ;;
+    weft_cuda_nn_test:*) echo "All/DecoderOnGpu.RunsInBf16/*:All/DecoderOnGpu.ScoresAs*:All/DecoderTraining.NothingChanges*/full" ;;
     weft_cudnn_test:memcheck) echo "All/AttentionErrors.*:CudnnAttentionTest.*:CudnnLayers.*" ;;
     weft_cudnn_test:*) echo "All/AttentionErrors.*/weft*" ;; # cuDNN's kernels are not Weft's
   esac
@@ -116,24 +122,28 @@ left_out() {
   local no_kernels="CudaDevices.*:CudaIndexMath.*"
   # They take all of a card's memory, or ask how much is taken.
   local memory="CudaMemory.*:CudaTrainingStep.ABatchThat*:CudaTrainingStep.Many*"
-  # Kernels of other tests on far more rows or steps; each would take minutes.
-  local long="*ForManyRows:*NoRowsAndManyRows:*RepeatsToTheBit*:*RepeatsEmbeddingGradientsToTheBit:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuForLongAndShortAxes:CudaMatmul.LargeGradients*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu:DecodeProgramOnGpu.GivesTheLogits*"
-  # Where layouts and graphs do not matter, others launch the same kernels in less time.
-  local slow="CudaReduce.EqualsTheCpuOver*:CudaTrainingStep.Replays*:CudaOptimizer.ReplaysFollow*:GenerationOnGpu.Replays*"
+  # Kernels of other tests on more rows or for more steps; each would take minutes.
+  local long="*ForManyRows:*NoRowsAndManyRows:*ToTheBit:*ToTheBitWhere*:CudaRandom.DrawsTheSameBitsForMany*:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuForLongAndShortAxes:CudaReduce.EqualsTheCpuOver*:CudaMatmul.LargeGradients*:CudaMatmul.GradientsOfWeight*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaTrainingStep.Replays*:CudaOptimizer.ReplaysFollow*:*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu:DecodeProgramOnGpu.GivesTheLogits*:GenerationOnGpu.Replays*"
   case $1 in
-    racecheck | synccheck) echo "$no_kernels:$memory:$long:$slow" ;;
-    *) echo "$no_kernels:$memory:$long" ;;
+    racecheck) long+=":CudaNorm.EqualsTheCpuForRowsOf*:SelectedAttentionOnGpu.Agrees*:FlashAttentionOnGpu.Forward*:All/MixerOnGpu.Trains*/asa_global:DecodeProgramOnGpu.RefusesWhat*:GenerationOnGpu.Kernels*" ;;
+    initcheck) long+=":CudaTables.AddsUpEmbedding*:CudaReduce.ReducesRows*" ;;
+    synccheck) long+=":CudaTables.AddsUpEmbedding*:GenerationOnGpu.Kernels*" ;;
   esac
+  echo "$no_kernels:$memory:$long"
 }
 
-# seconds_of TEST: about how long a test takes under a tool; the longest begin first.
+# seconds_of TOOL TEST: about how long a test takes with many others beside it; the longest begin first.
 seconds_of() {
-  case $1 in
-    GenerationOnGpu.Replays* | All/DecoderTraining* | CudaTrainingStep.Replays* | CudaOptimizer.Replays*) echo 120 ;;
-    CudaReduce.EqualsTheCpuOver* | CudaTables.AddsUp* | CudaNorm.EqualsTheCpuForRows* | All/MixerOnGpu.Trains*/[an]s[as]* | BlockKernels*Pools* | Selected*Agrees*) echo 50 ;;
-    CudaReduce.* | CudaNorm.* | CudaCrossEntropy.* | CudaActivation.EqualsTheCpuInEveryShape | All/AttentionErrors* | All/ModelInAGraph* | DecodeProgram* | FlashAttention*) echo 25 ;;
-    All/Mixer* | All/Decoder* | Generation* | CudaTables.* | CudaSoftmax.* | CudaConv.* | CudaRope.Equals* | CudaOptim*) echo 12 ;;
-    *) echo 4 ;;
+  case $1:$2 in
+    racecheck:CudaNorm.*Share*) echo 240 ;;
+    racecheck:All/MixerOnGpu.Trains*/asa_g* | racecheck:All/MixerOnGpu.Trains*/nsa | *:All/DecoderTraining*) echo 90 ;;
+    *:CudaTables.AddsUpEmb* | *:CudaReduce.ReducesRows* | *:CudaNorm.EqualsTheCpuForRows* | *:CudaTables.SumsUp* | *:DecodeAttention* | *:GenerationOnGpu.Kernels*) echo 60 ;;
+    *:CudaActivation.EqualsTheCpuInEveryLayout | *:CudaCompare.EqualsTheCpu | *:CudaCrossEntropy.Equals* | racecheck:CudaCrossEntropy.C* | *:CudaReduce.KeepsNanAndInfinityIn*) echo 40 ;;
+    *:CudaNorm.Takes* | *:All/ModelInAGraph* | *:CudaReduce.GivesTheSame* | *:BlockKernels*Pools* | *:Selected*Agrees* | *:FlashAttention*Forward* | *:CudaUnary.Follows* | *:CudaCopy.* | racecheck:FlashAttention* | racecheck:DecodeProgram* | racecheck:BlockKernels* | *:CudaCrossEntropy.[CL]* | *:CudaTables.F* | *:CudaSoftmax.E* | *:CudaConv.E* | *:CudaRope.E*) echo 25 ;;
+    racecheck:All/Mixer* | racecheck:Generation* | *:CudaReduce.* | *:CudaActivation.E* | *:CudaArithmetic.E* | *:CudaNextToken.* | *:CudaPool.E* | *:All/Decoder* | *:Generation* | *:DecodeProgram*) echo 15 ;;
+    racecheck:All/AttentionErrors* | *:CudaMatmul.* | *:CudaOptim* | *:CudaTables.* | *:CudaTrainingStep.* | *:BlockKernels* | *:CudaBatchNorm.* | *:CudaCrossEntropy.* | *:All/MixerOnGpu.Dec*) echo 8 ;;
+    *:All/AttentionErrors* | *:All/Mixer*) echo 5 ;;
+    *) echo 3 ;;
   esac
 }
 
@@ -270,21 +280,31 @@ tests_of() {
     awk '/^[^ ].*\.( |$)/ { suite = $1 } /^  / { print suite $1 }'
 }
 
-# Tasks "seconds tool program allocator names", names between colons. Tests share a process until they take `share` seconds.
+# add_tasks TOOL PROGRAM ALLOCATOR: tasks "turn seconds tool program allocator names", names between colons, of lines "turn
+# seconds name" in order. Tests of one turn share a process until they take `share` seconds.
 tasks=()
-share=20
+share=25
 add_tasks() {
-  local tool=$1 program=$2 allocator=$3 weight name seconds=0 list=""
-  while read -r weight name; do
-    if [[ $list ]] && ((seconds + weight > share)); then
-      tasks+=("$seconds $tool $program $allocator $list")
+  local tool=$1 program=$2 allocator=$3 turn=0 seconds=0 list="" next_turn weight name
+  while read -r next_turn weight name; do
+    if [[ $list ]] && ((next_turn != turn || seconds + weight > share)); then
+      tasks+=("$turn $seconds $tool $program $allocator $list")
       seconds=0 list=""
     fi
+    turn=$next_turn
     seconds=$((seconds + weight))
     list+=${list:+:}$name
   done
-  if [[ $list ]]; then tasks+=("$seconds $tool $program $allocator $list"); fi
+  if [[ $list ]]; then tasks+=("$turn $seconds $tool $program $allocator $list"); fi
 }
+
+# What passed in an earlier run, and in how many seconds.
+declare -A passed_in
+if [[ $earlier ]]; then
+  while IFS=$'\t' read -r tool _ name outcome seconds; do
+    if [[ $outcome == passed ]]; then passed_in["$tool $name"]=$((${seconds%%.*} + 1)); fi
+  done <"$earlier"
+fi
 
 : >"$logs/wanted.tsv"
 for tool in ${tools//,/ }; do
@@ -298,14 +318,16 @@ for tool in ${tools//,/ }; do
         for name in ${names[@]+"${names[@]}"}; do
           wanted=caching
           if ((needs_bounds)) && [[ ! $name =~ $graph_tests ]]; then wanted=direct; fi
-          if [[ $wanted == "$allocator" ]]; then printf '%s %s\n' "$(seconds_of "$name")" "$name"; fi
-        done | sort -k1,1rn -k2
+          [[ $wanted == "$allocator" ]] || continue
+          before=${passed_in["$tool $name"]-}
+          printf '%s %s %s\n' "$((before > 0))" "${before:-$(seconds_of "$tool" "$name")}" "$name"
+        done | sort -k1,1n -k2,2rn -k3
       )
     done
   done
 done
 [[ -s $logs/wanted.tsv ]] || die "no test has a name that fits"
-mapfile -t tasks < <(printf '%s\n' "${tasks[@]}" | sort -s -k1,1rn)
+mapfile -t tasks < <(printf '%s\n' "${tasks[@]}" | sort -s -k1,1n -k2,2rn)
 say "$(wc -l <"$logs/wanted.tsv") tests in ${#tasks[@]} processes of at most $(minutes "$timeout") each"
 
 # What became of tests: tool, program, name, outcome, seconds or a reason.
@@ -349,7 +371,7 @@ take_results() {
   elif [[ ! $rest ]]; then # all tests are through, but not the tool
     for at in ${list//:/ }; do printf '%s\t%s\t%s\tunfinished\tafter its end, %s\n' "$tool" "$program" "$at" "$reason"; done >>"$logs/tests.tsv"
   fi
-  if [[ $rest ]]; then tasks+=("0 $tool $program $allocator $(paste -sd: <<<"$rest")"); fi
+  if [[ $rest ]]; then tasks+=("0 0 $tool $program $allocator $(paste -sd: <<<"$rest")"); fi
 }
 
 # A program with an error of each kind: the table of a tool that does not see it means nothing.
@@ -379,7 +401,7 @@ sweep() {
 next=0
 while ((next < ${#tasks[@]} || ${#active[@]} > 0)); do
   if ((next < ${#tasks[@]} && ${#active[@]} < jobs && $(left) > 5)); then
-    read -r _ tool program allocator list <<<"${tasks[next]}"
+    read -r _ _ tool program allocator list <<<"${tasks[next]}"
     name=$next-$tool-$program-$allocator
     limit=$(left)
     if ((limit > timeout)); then limit=$timeout; fi
