@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kThreads)
                   uint32_t* __restrict__ next_counts) {
   __shared__ uint32_t place[kDigits];
   // Keys of each warp with each digit, and then those of the warps before.
-  __shared__ uint16_t of_warp[kWarps][kDigits];
+  __shared__ alignas(uint32_t) uint16_t of_warp[kWarps][kDigits];
   const uint32_t first = first_place(counts, shares.blocks);
   if (threadIdx.x < kDigits) place[threadIdx.x] = first;
   const uint32_t warp = threadIdx.x / 32;
