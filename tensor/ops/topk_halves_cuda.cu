@@ -43,9 +43,13 @@ __device__ __forceinline__ uint32_t not_smaller(uint32_t pair, uint32_t bound) {
   }
   return result;
 #else
-  const float least = to_float(T{static_cast<uint16_t>(bound)});
-  const bool low = !(to_float(T{static_cast<uint16_t>(pair)}) < least);
-  const bool high = !(to_float(T{static_cast<uint16_t>(pair >> 16)}) < least);
+  const auto value_of = [](uint32_t bits) {
+    T element;
+    element.bits = static_cast<uint16_t>(bits);
+    return to_float(element);
+  };
+  const float least = value_of(bound);
+  const bool low = !(value_of(pair) < least), high = !(value_of(pair >> 16) < least);
   return (low ? 0xffffu : 0u) | (high ? 0xffff0000u : 0u);
 #endif
 }
