@@ -345,11 +345,13 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
   Statistics of_lane_next = load_statistics(0);
   Pack<T, kWidth> next_added[kRows];
   const auto load_added = [&](int first) {
-    if (kCentred || p.added == nullptr || !has_columns) return;
+    if constexpr (!kCentred) {
+      if (p.added == nullptr || !has_columns) return;
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (first + r >= count) break;
-      next_added[r] = load_pack<kWidth>(p.added + (begin + first + r) * p.added_stride + column);
+      for (int r = 0; r < kRows; ++r) {
+        if (first + r >= count) break;
+        next_added[r] = load_pack<kWidth>(p.added + (begin + first + r) * p.added_stride + column);
+      }
     }
   };
   for (unsigned i = threadIdx.x; i < sizeof parts / sizeof(A); i += blockDim.x) parts[0][i] = 0;
