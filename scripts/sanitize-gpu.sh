@@ -123,7 +123,7 @@ left_out() {
   # They take all of a card's memory, or ask how much is taken.
   local memory="CudaMemory.*:CudaTrainingStep.ABatchThat*:CudaTrainingStep.Many*"
   # Kernels of other tests on more rows or for more steps; each would take minutes.
-  local long="*ForManyRows:*NoRowsAndManyRows:*ToTheBit:*ToTheBitWhere*:CudaRandom.DrawsTheSameBitsForMany*:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuForLongAndShortAxes:CudaReduce.EqualsTheCpuOver*:CudaTables.SumsUpAlong*:CudaTables.SumsUpMany*:CudaMatmul.LargeGradients*:CudaMatmul.GradientsOfWeight*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaTrainingStep.Replays*:CudaOptimizer.ReplaysFollow*:*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu:DecodeProgramOnGpu.GivesTheLogits*:GenerationOnGpu.Replays*"
+  local long="*ForManyRows:*NoRowsAndManyRows:*ToTheBit:*ToTheBitWhere*:CudaRandom.DrawsTheSameBitsForMany*:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuForLongAndShortAxes:CudaReduce.EqualsTheCpuOver*:CudaMatmul.LargeGradients*:CudaMatmul.GradientsOfWeight*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaTrainingStep.Replays*:CudaOptimizer.ReplaysFollow*:*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu:DecodeProgramOnGpu.GivesTheLogits*:GenerationOnGpu.Replays*"
   case $1 in
     racecheck) long+=":CudaNorm.EqualsTheCpuForRowsOf*:SelectedAttentionOnGpu.Agrees*:FlashAttentionOnGpu.Forward*:All/MixerOnGpu.Trains*/asa_global:DecodeProgramOnGpu.RefusesWhat*:GenerationOnGpu.Kernels*" ;;
     initcheck) long+=":CudaTables.AddsUpEmbedding*:CudaReduce.ReducesRows*" ;;
@@ -137,7 +137,7 @@ seconds_of() {
   case $1:$2 in
     racecheck:CudaNorm.*Share*) echo 240 ;;
     racecheck:All/MixerOnGpu.Trains*/asa_g* | racecheck:All/MixerOnGpu.Trains*/nsa | *:All/DecoderTraining*) echo 90 ;;
-    *:CudaTables.AddsUpEmb* | *:CudaReduce.ReducesRows* | *:CudaNorm.EqualsTheCpuForRows* | *:DecodeAttention* | *:GenerationOnGpu.Kernels*) echo 60 ;;
+    *:CudaTables.AddsUpEmb* | *:CudaReduce.ReducesRows* | *:CudaNorm.EqualsTheCpuForRows* | *:CudaTables.SumsUp* | *:DecodeAttention* | *:GenerationOnGpu.Kernels*) echo 60 ;;
     *:CudaActivation.EqualsTheCpuInEveryLayout | *:CudaCompare.EqualsTheCpu | *:CudaCrossEntropy.Equals* | racecheck:CudaCrossEntropy.C* | *:CudaReduce.KeepsNanAndInfinityIn*) echo 40 ;;
     *:CudaNorm.Takes* | *:All/ModelInAGraph* | *:CudaReduce.GivesTheSame* | *:BlockKernels*Pools* | *:Selected*Agrees* | *:FlashAttention*Forward* | *:CudaUnary.Follows* | *:CudaCopy.* | racecheck:FlashAttention* | racecheck:DecodeProgram* | racecheck:BlockKernels* | *:CudaCrossEntropy.[CL]* | *:CudaTables.F* | *:CudaSoftmax.E* | *:CudaConv.E* | *:CudaRope.E*) echo 25 ;;
     racecheck:All/Mixer* | racecheck:Generation* | *:CudaReduce.* | *:CudaActivation.E* | *:CudaArithmetic.E* | *:CudaNextToken.* | *:CudaPool.E* | *:All/Decoder* | *:Generation* | *:DecodeProgram*) echo 15 ;;

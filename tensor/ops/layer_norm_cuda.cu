@@ -1,5 +1,4 @@
 #include "ops/layer_norm_kernels.h"
-#include "ops/norm_backward_cuda.cuh"
 #include "ops/norm_cuda.cuh"
 
 namespace weft {

@@ -1,4 +1,3 @@
-#include "ops/norm_backward_cuda.cuh"
 #include "ops/norm_cuda.cuh"
 #include "ops/rms_norm_kernels.h"
 
