@@ -223,6 +223,20 @@ TEST_F(CudaTables, SumsUpAlongAnyAxis) {
   }
 }
 
+TEST_F(CudaTables, SumsUpAFewPieces) {
+  // Of every kernel the least that more than one block takes part in.
+  for (const DType dtype : {DType::bf16, DType::f32, DType::f64, DType::i64}) {
+    for (const auto& [shape, axis] : std::vector<std::pair<Shape, int>>{
+             {{2, 16392}, 1}, {{2, 8001}, 1}, {{600, 72}, 0}, {{2, 300, 16}, 1}, {{900, 3}, 0}}) {
+      const Tensor x = random_of_type(shape, dtype, 4);
+      for (const bool reverse : {false, true}) {
+        expect_rounded(cumsum(mirrored(x), axis, /*exclusive=*/reverse, reverse),
+                       cumsum(x, axis, reverse, reverse), "cumsum", 10);
+      }
+    }
+  }
+}
+
 void expect_topk(const Tensor& x, int64_t k, int axis) {
   const TopK cpu = topk(x, k, axis);
   const TopK gpu = topk(mirrored(x), k, axis);
