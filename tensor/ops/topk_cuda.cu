@@ -12,7 +12,6 @@
 #include "cuda/shared_memory.cuh"
 #include "ops/staged_row_cuda.cuh"
 #include "ops/topk_kernels.h"
-#include "ops/topk_short_cuda.h"
 
 namespace weft {
 namespace {
@@ -422,7 +421,6 @@ void topk_cuda(const Tensor& x, Tensor& values, Tensor& indices, Stream stream) 
   const auto power = [](int64_t count) {
     return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(count)));
   };
-  if (topk_short_cuda(x, values, indices, stream)) return;
   dispatch_numeric(x.dtype(), "topk", [&]<class T>() {
     if (take_few<T>(x, values, indices, stream)) return;
     using Key = typename KeyOf<T>::Key;
