@@ -117,15 +117,13 @@ if [[ $experiment == ablation ]]; then task=recall; fi
 # Recall begins with short sequences full of answers, where looking up is learned soon, and doubles them to the last
 # length; what looks up in a long sequence has little to learn from, a few answers in each.
 #
-# Long sequences need more than a CPU's: first weights that are smaller and documents of four pairs before those of eight,
-# so that looking up is learned from any seed; slow rotations by a larger base, which leave most of what a key says
-# unturned over thousands of tokens, so that little is to be learned again after each doubling; and smaller rates in the
-# long stages.
+# Over long sequences recall begins with smaller weights and with documents of four pairs before those of eight, so that
+# looking up is learned from any seed. The larger base of the rotations leaves most of what a key says unturned over
+# thousands of tokens, so that little is to be learned again after each doubling; long stages have smaller rates.
 #
 # Blocks are as small as the things to be found. Lists of 24 of them are a fifth of 512 tokens; longer sequences get longer
 # lists, a sixteenth of 4096 tokens.
 small_model=(--n-layers 2 --d-model 64 --n-heads 2 --d-ff 128)
-if [[ $size == large ]]; then small_model+=(--init-std 0.08 --rope-theta 1000000); else small_model+=(--init-std 0.12); fi
 rate=5e-3
 weight_decay=0.01
 window=32
@@ -140,7 +138,11 @@ case $task in
   recall)
     steps=${steps:-$([[ $size == large ]] && echo 200 || echo 300)}
     dtype=${dtype:-f32}
-    model=("${small_model[@]}")
+    if [[ $size == large ]]; then
+      model=("${small_model[@]}" --init-std 0.08 --rope-theta 1000000)
+    else
+      model=("${small_model[@]}" --init-std 0.12)
+    fi
     stages_of() {
       local keys=builtin:recall:pairs=8,keys=16 at count
       if [[ $size == large ]]; then
@@ -164,16 +166,12 @@ case $task in
   needle)
     steps=${steps:-$([[ $size == large ]] && echo 300 || echo 150)}
     dtype=${dtype:-f32}
-    model=("${small_model[@]}")
+    model=("${small_model[@]}" --init-std 0.12)
     stages_of() {
-      local keys=builtin:needle:digits=3,keys=1 at slower=
+      local keys=builtin:needle:digits=3,keys=1 at
       echo "256/16/500/$keys"
-      for ((at = 512; at < length; at *= 2)); do
-        if [[ $size == large ]]; then slower=@$(long_rate "$at"); fi
-        echo "$at/16/100$slower/$keys"
-      done
-      if [[ $size == large ]]; then slower=@$(long_rate "$length"); fi
-      echo "$length/8/$steps$slower/$keys"
+      for ((at = 512; at < length; at *= 2)); do echo "$at/16/100/$keys"; done
+      echo "$length/8/$steps/$keys"
     }
     asa=window=$window,$blocks,local=4,rope-dim=32,query-run=2
     nsa=window=$window,$blocks,kv-sharing=shared
