@@ -259,7 +259,6 @@ sanitize() {
   shift 3
   # Processes beside each other must not look for their tools at the same ports.
   read -ra options <<<"$(options_of "$tool")$(if_known --port $((49152 + started % 400 * 20)))$(if_known --max-connections 20)"
-  if [[ $tool == initcheck ]]; then export WEFT_CUDA_MEMCPY=0; fi # it does not follow the driver's copies in graphs
   if uses_plain_libraries "$tool"; then
     if ((has_preload_option)); then options+=(--preload-library "$plain_libraries"); else preload=$plain_libraries; fi
   fi

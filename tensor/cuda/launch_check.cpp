@@ -5,8 +5,6 @@
 
 #include "weft/tensor/check.h"
 
-#include "cuda/copy_choice.h"
-
 namespace weft::cuda {
 namespace {
 
@@ -34,11 +32,6 @@ bool may_overlap_kernels() {
 
 bool may_decode_by_program() {
   static const bool may = flag("WEFT_DECODE_PROGRAM", true);
-  return may;
-}
-
-bool may_copy_by_driver() {
-  static const bool may = flag("WEFT_CUDA_MEMCPY", true);
   return may;
 }
 

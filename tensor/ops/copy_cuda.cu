@@ -3,7 +3,6 @@
 
 #include "weft/tensor/dispatch.h"
 
-#include "cuda/copy_choice.h"
 #include "cuda/elementwise.cuh"
 #include "ops/convert.h"
 #include "ops/copy.h"
@@ -136,7 +135,7 @@ bool try_vectors(const Tensor& source, Tensor& destination, Stream stream) {
 
 void copy_cuda(const Tensor& source, Tensor& destination, Stream stream) {
   if (source.dtype() == destination.dtype()) {
-    if (source.is_contiguous() && destination.is_contiguous() && cuda::may_copy_by_driver()) {
+    if (source.is_contiguous() && destination.is_contiguous()) {
       const cuda::DeviceGuard guard(stream.device().index);
       WEFT_CUDA_CHECK(cudaMemcpyAsync(destination.raw_data(), source.raw_data(),
                                       static_cast<size_t>(source.numel()) * size_of(source.dtype()),
