@@ -12,8 +12,8 @@
 //
 // What counts is the way of a vector from step to step, since the reading goes on beside it: while
 // a block waits for its input it has the first weights in registers already, the gain of a norm in
-// shared memory, and it has few barriers to come to afterwards. All blocks read the same output of
-// a step, so that several copies of it are written, lest they queue for the same lines.
+// shared memory, and it has few barriers to come to afterwards. A step's output is written several
+// times, each copy for another part of the blocks to read.
 //
 // Outputs of steps lie in three buffers by turns. None is overwritten too early: whoever writes the
 // output of a step has read something of the step before, whose writer had read all of the output

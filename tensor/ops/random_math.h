@@ -24,13 +24,8 @@ inline uint32_t threshold_of(double p) {
   return static_cast<uint32_t>(std::ceil(p * 0x1p24));
 }
 
-/// Two independent standard normal numbers from two words, by Box and Muller.
-WEFT_HOST_DEVICE inline void normal_pair(uint32_t word0, uint32_t word1, float& z0, float& z1) {
-  // -2 ln(v) for v in (0, 1], of 24 bits; v = 2^k m with m in [sqrt(1/2), sqrt(2)).
-  const float v = static_cast<float>(static_cast<int32_t>((word0 >> 8) + 1)) * 0x1p-24f;
-  const uint32_t bits = std::bit_cast<uint32_t>(v);
-  const int32_t k = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
-  const float f = std::bit_cast<float>(bits - (static_cast<uint32_t>(k) << 23)) - 1.0f;
+/// ln(1 + f) for 1 + f in [sqrt(1/2), sqrt(2)).
+WEFT_HOST_DEVICE inline float log_near_one(float f) {
   float q = std::fma(0x1.1457a8p-4f, f, -0x1.de3c16p-4f);  // (ln(1 + f) - f + f^2 / 2) / f^3
   q = std::fma(q, f, 0x1.e6f06ap-4f);
   q = std::fma(q, f, -0x1.fc2208p-4f);
@@ -40,9 +35,29 @@ WEFT_HOST_DEVICE inline void normal_pair(uint32_t word0, uint32_t word1, float& 
   q = std::fma(q, f, -0x1.000006p-2f);
   q = std::fma(q, f, 0x1.555548p-2f);
   q = std::fma(q, f, -0.5f);
-  const float square = f * f;
-  const float log_m = std::fma(square, q, f);
-  const float log_v = std::fma(static_cast<float>(k), 0x1.62e43p-1f, log_m);
+  return std::fma(f * f, q, f);
+}
+
+/// Of an angle in [-pi/4, pi/4).
+WEFT_HOST_DEVICE inline void sine_and_cosine(float a, float& sine, float& cosine) {
+  const float t = a * a;
+  float s = std::fma(-0x1.994eb4p-13f, t, 0x1.11076p-7f);  // (sin(a) / a - 1) / a^2
+  s = std::fma(s, t, -0x1.555546p-3f);
+  sine = std::fma(a * t, s, a);
+  float c = std::fma(0x1.99343p-16f, t, -0x1.6c087ep-10f);  // (cos(a) - 1) / a^2
+  c = std::fma(c, t, 0x1.55553ep-5f);
+  c = std::fma(c, t, -0.5f);
+  cosine = std::fma(c, t, 1.0f);
+}
+
+/// Two independent standard normal numbers from two words, by Box and Muller.
+WEFT_HOST_DEVICE inline void normal_pair(uint32_t word0, uint32_t word1, float& z0, float& z1) {
+  // -2 ln(v) for v in (0, 1], of 24 bits; v = 2^k m with m in [sqrt(1/2), sqrt(2)).
+  const float v = static_cast<float>(static_cast<int32_t>((word0 >> 8) + 1)) * 0x1p-24f;
+  const uint32_t bits = std::bit_cast<uint32_t>(v);
+  const int32_t k = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+  const float f = std::bit_cast<float>(bits - (static_cast<uint32_t>(k) << 23)) - 1.0f;
+  const float log_v = std::fma(static_cast<float>(k), 0x1.62e43p-1f, log_near_one(f));
   const float r = std::sqrt(-2.0f * log_v);
 
   // A turn of 2^24 steps: the nearest quarter, and the rest in [-pi/4, pi/4).
@@ -50,14 +65,8 @@ WEFT_HOST_DEVICE inline void normal_pair(uint32_t word0, uint32_t word1, float& 
   const uint32_t quarter = (angle + (1u << 21)) >> 22;
   const auto rest = static_cast<int32_t>(angle - (quarter << 22));
   const float a = static_cast<float>(rest) * 0x1.921fb6p-22f;  // pi / 2 * 2^-22
-  const float t = a * a;
-  float s = std::fma(-0x1.994eb4p-13f, t, 0x1.11076p-7f);  // (sin(a) / a - 1) / a^2
-  s = std::fma(s, t, -0x1.555546p-3f);
-  const float sine = std::fma(a * t, s, a);
-  float c = std::fma(0x1.99343p-16f, t, -0x1.6c087ep-10f);  // (cos(a) - 1) / a^2
-  c = std::fma(c, t, 0x1.55553ep-5f);
-  c = std::fma(c, t, -0.5f);
-  const float cosine = std::fma(c, t, 1.0f);
+  float sine, cosine;
+  sine_and_cosine(a, sine, cosine);
   const bool swapped = (quarter & 1) != 0;
   const uint32_t cosine_sign = ((quarter + 1) & 2) << 30;
   const uint32_t sine_sign = (quarter & 2) << 30;
@@ -95,30 +104,14 @@ WEFT_HOST_DEVICE inline void lean_normal_pair(uint32_t word0, uint32_t word1, fl
   const uint32_t above = std::bit_cast<uint32_t>(v) - (kLeast + (24u << 23));
   const float f = std::bit_cast<float>((above & 0x7fffffu) + kLeast) - 1.0f;
   const float k = static_cast<float>(static_cast<int32_t>(above & 0xff800000u));  // times 2^23
-  float q = std::fma(0x1.1457a8p-4f, f, -0x1.de3c16p-4f);
-  q = std::fma(q, f, 0x1.e6f06ap-4f);
-  q = std::fma(q, f, -0x1.fc2208p-4f);
-  q = std::fma(q, f, 0x1.233768p-3f);
-  q = std::fma(q, f, -0x1.555c4ep-3f);
-  q = std::fma(q, f, 0x1.99a4b6p-3f);
-  q = std::fma(q, f, -0x1.000006p-2f);
-  q = std::fma(q, f, 0x1.555548p-2f);
-  q = std::fma(q, f, -0.5f);
-  const float log_m = std::fma(f * f, q, f);
-  const float log_v = std::fma(k, 0x1.62e43p-24f, log_m);
+  const float log_v = std::fma(k, 0x1.62e43p-24f, log_near_one(f));
   const float r = root_of_normal(-2.0f * log_v);
 
   // The rest of the angle beside its nearest quarter, times 2^10.
   const auto rest = static_cast<int32_t>((word1 << 2) & 0xfffffc00u);
   const float a = static_cast<float>(rest) * 0x1.921fb6p-32f;
-  const float t = a * a;
-  float s = std::fma(-0x1.994eb4p-13f, t, 0x1.11076p-7f);
-  s = std::fma(s, t, -0x1.555546p-3f);
-  const float sine = std::fma(a * t, s, a);
-  float c = std::fma(0x1.99343p-16f, t, -0x1.6c087ep-10f);
-  c = std::fma(c, t, 0x1.55553ep-5f);
-  c = std::fma(c, t, -0.5f);
-  const float cosine = std::fma(c, t, 1.0f);
+  float sine, cosine;
+  sine_and_cosine(a, sine, cosine);
   // The quarter is in the two upper bits of this, and the next one in those of `next`.
   const uint32_t quarter = word1 + (1u << 29);
   const uint32_t next = word1 + (3u << 29);
