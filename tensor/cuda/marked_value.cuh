@@ -52,6 +52,12 @@ __device__ __forceinline__ uint2 bits_of(const MarkedTwo& two) {
   return {bits_of(two.first), bits_of(two.second)};
 }
 
+/// Waits for the mark. `found` is what peek_marked() gave before.
+__device__ __forceinline__ uint32_t await_marked(const Marked* from, Marked found, uint32_t mark) {
+  while (!has_mark(found, mark)) found = peek_marked(from);
+  return bits_of(found);
+}
+
 // Whoever waits for values at several places looks at all of them again and again: one after the
 // other, each would take the way to the second-level cache and back by itself.
 

@@ -1,11 +1,13 @@
-// Along the last axis a warp or a block scans a line, each thread with neighbouring elements of its
-// own; along another axis a thread takes neighbouring columns. Few long lines or columns are cut
-// into pieces, whose sums are taken first. Sums are kept in f64 (or wrapping integers), as
-// on the CPU, and added in an order that shapes alone decide.
+// Along the last axis a warp takes a line, or blocks take tiles of it; along another axis a thread
+// takes neighbouring columns, or blocks take tiles of them: see cumsum_tiles_cuda.cuh. What cannot
+// be moved in packs is scanned by a block a line or, cut into pieces whose sums are taken first, by
+// a thread a column. Sums are kept in f64 (or wrapping integers), as on the CPU, within tiles of
+// half types in f32, and added in an order that shapes alone decide.
 #include <algorithm>
 
 #include "ops/columns_cuda.cuh"
 #include "ops/cumsum_kernels.h"
+#include "ops/cumsum_tiles_cuda.cuh"
 
 namespace weft {
 namespace {
@@ -17,12 +19,8 @@ constexpr int kThreads = 256;
 constexpr int kElements = 8;
 constexpr int kPiece = kThreads * kElements;
 
-template <class Out>
-using total_t = std::conditional_t<std::is_integral_v<Out>, unsigned long long, double>;
-
-/// The sum of the values of the threads of the group, a warp or the block, before this one; *whole
-/// becomes that of all.
-template <int kGroup = kThreads, class V>
+/// The sum of the values of the threads of the block before this one; *whole becomes that of all.
+template <class V>
 __device__ __forceinline__ V sum_before(V value, V* whole) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   V sum = value;
@@ -33,159 +31,19 @@ __device__ __forceinline__ V sum_before(V value, V* whole) {
   }
   V before = __shfl_up_sync(0xffffffffu, sum, 1);
   if (lane == 0) before = 0;
-  if constexpr (kGroup == 32) {
-    *whole = __shfl_sync(0xffffffffu, sum, 31);
-    return before;
-  } else {
-    __shared__ V of_warp[kThreads / 32];
-    __syncthreads();
-    if (lane == 31) of_warp[threadIdx.x / 32] = sum;
-    __syncthreads();
-    V total = 0;
-    V earlier = 0;
+  __shared__ V of_warp[kThreads / 32];
+  __syncthreads();
+  if (lane == 31) of_warp[threadIdx.x / 32] = sum;
+  __syncthreads();
+  V total = 0;
+  V earlier = 0;
 #pragma unroll
-    for (int warp = 0; warp < kThreads / 32; ++warp) {
-      if (warp == static_cast<int>(threadIdx.x) / 32) earlier = total;
-      total += of_warp[warp];
-    }
-    *whole = total;
-    return earlier + before;
+  for (int warp = 0; warp < kThreads / 32; ++warp) {
+    if (warp == static_cast<int>(threadIdx.x) / 32) earlier = total;
+    total += of_warp[warp];
   }
-}
-
-/// Lines of elements of T that can be read and written in 16 bytes.
-template <class T>
-struct Lines {
-  const T* x;
-  T* y;
-  int64_t count, length;
-  int64_t pieces, piece;   // of a line, and elements of each
-  const total_t<T>* sums;  // [count, pieces], where there are several
-  bool exclusive, reverse;
-
-  /// Where the pack at `at` in the order of summing lies in its line.
-  __device__ __forceinline__ int64_t place(int64_t at) const {
-    return reverse ? length - kPackWidth<T> - at : at;
-  }
-  __device__ __forceinline__ int64_t end_of(int64_t number) const {
-    return (number + 1) * piece < length ? (number + 1) * piece : length;
-  }
-};
-
-/// Packs that a thread reads ahead.
-constexpr int kAhead = 4;
-
-/// Sums of the pieces of lines: block (piece, line).
-template <class T>
-__global__ void __launch_bounds__(kThreads)
-    piece_sums(const Lines<T> lines, total_t<T>* __restrict__ sums) {
-  constexpr int kWidth = kPackWidth<T>;
-  constexpr int64_t kStep = int64_t{kThreads} * kWidth;
-  const T* const from = lines.x + blockIdx.y * lines.length;
-  const int64_t end = lines.end_of(blockIdx.x);
-  total_t<T> sum = 0;
-#pragma unroll 4
-  for (int64_t at = blockIdx.x * lines.piece + threadIdx.x * kWidth; at < end; at += kStep) {
-    const auto pack = load_pack<kWidth>(from + lines.place(at));
-#pragma unroll
-    for (int k = 0; k < kWidth; ++k) sum += static_cast<total_t<T>>(widen(pack.values[k]));
-  }
-  sum = sum_over<kThreads>(sum);
-  if (threadIdx.x == 0) sums[blockIdx.y * lines.pieces + blockIdx.x] = sum;
-}
-
-/// kGroup threads, a warp or the block, take a piece of a line.
-template <class T, int kGroup>
-__global__ void __launch_bounds__(kThreads) cumsum_packs(const Lines<T> lines) {
-  using Total = total_t<T>;
-  constexpr int kWidth = kPackWidth<T>;
-  constexpr int64_t kStep = int64_t{kGroup} * kWidth;
-  const int64_t group = static_cast<int64_t>(blockIdx.x) * (kThreads / kGroup) +
-                        static_cast<int>(threadIdx.x) / kGroup;
-  if (group >= lines.count * lines.pieces) return;
-  const int64_t line = lines.pieces == 1 ? group : group / lines.pieces;
-  const int64_t piece = group - line * lines.pieces;
-  const int thread = static_cast<int>(threadIdx.x) % kGroup;
-  const T* const from = lines.x + line * lines.length;
-  T* const to = lines.y + line * lines.length;
-  Total carry = 0;
-  if (piece > 0) {
-    for (int64_t other = thread; other < piece; other += kGroup) {
-      carry += lines.sums[line * lines.pieces + other];
-    }
-    carry = sum_over<kGroup>(carry);
-  }
-  const int64_t end = lines.end_of(piece);
-  for (int64_t start = piece * lines.piece; start < end; start += kAhead * kStep) {
-    Pack<T, kWidth> packs[kAhead];
-#pragma unroll
-    for (int p = 0; p < kAhead; ++p) {
-      const int64_t at = start + p * kStep + thread * kWidth;
-      packs[p] = {};
-      if (at < end) packs[p] = load_pack<kWidth>(from + lines.place(at));
-    }
-#pragma unroll
-    for (int p = 0; p < kAhead; ++p) {
-      const int64_t at = start + p * kStep + thread * kWidth;
-      if (start + p * kStep >= end) break;
-      Total own[kWidth];
-#pragma unroll
-      for (int k = 0; k < kWidth; ++k) {
-        own[k] = static_cast<Total>(widen(packs[p].values[lines.reverse ? kWidth - 1 - k : k]));
-      }
-#pragma unroll
-      for (int k = 1; k < kWidth; ++k) own[k] += own[k - 1];
-      Total whole;
-      const Total before = carry + sum_before<kGroup>(own[kWidth - 1], &whole);
-      carry += whole;
-      if (at < end) {
-        Pack<T, kWidth> results;
-#pragma unroll
-        for (int k = 0; k < kWidth; ++k) {
-          Total result = before;
-          if (lines.exclusive) {
-            if (k > 0) result += own[k - 1];
-          } else {
-            result += own[k];
-          }
-          results.values[lines.reverse ? kWidth - 1 - k : k] =
-              narrow<T>(static_cast<computed_t<T>>(result));
-        }
-        store_pack(to + lines.place(at), results);
-      }
-    }
-  }
-}
-
-template <class T>
-void run_packs(Lines<T> lines, Stream stream) {
-  constexpr int kWidth = kPackWidth<T>;
-  constexpr int64_t kManyLines = 4096;  // a warp each fills a GPU
-  if (lines.count >= kManyLines || lines.length <= 128 * kWidth) {
-    lines.piece = lines.length;
-    launch("cumsum", stream, {blocks_for(lines.count, kThreads / 32), kThreads},
-           cumsum_packs<T, 32>, lines);
-    return;
-  }
-  constexpr int64_t kLeast = 2 * kAhead * kThreads * kWidth;  // elements of a piece
-  constexpr int64_t kMostBlocks = 1024;
-  const int64_t pieces =
-      std::clamp<int64_t>(kMostBlocks / lines.count, 1, ceil_div(lines.length, kLeast));
-  lines.piece = ceil_div(ceil_div(lines.length, pieces), kLeast / 2) * (kLeast / 2);
-  lines.pieces = ceil_div(lines.length, lines.piece);
-  Tensor memory;
-  if (lines.pieces > 1) {
-    memory = empty({lines.count * lines.pieces}, std::is_integral_v<T> ? DType::i64 : DType::f64,
-                   stream.device());
-    auto* const sums = static_cast<total_t<T>*>(memory.raw_data());
-    launch(
-        "cumsum", stream,
-        {dim3(static_cast<unsigned>(lines.pieces), static_cast<unsigned>(lines.count)), kThreads},
-        piece_sums<T>, lines, sums);
-    lines.sums = sums;
-  }
-  launch("cumsum", stream, {static_cast<unsigned>(lines.count * lines.pieces), kThreads},
-         cumsum_packs<T, kThreads>, lines);
+  *whole = total;
+  return earlier + before;
 }
 
 /// Lines of any alignment, and those whose sums are of another type.
@@ -353,8 +211,7 @@ void cumsum_cuda(const Tensor& x, Tensor& y, bool exclusive, bool reverse, Strea
       const T* const from = x.data<T>();
       T* const to = y.data<T>();
       if (inner == 1 && length % kPackWidth<T> == 0 && is_aligned(from, 0) && is_aligned(to, 0)) {
-        return run_packs<T>({from, to, outer, length, 1, length, nullptr, exclusive, reverse},
-                            stream);
+        return cumsum_of_lines<T>({from, to, outer, length, exclusive, reverse}, stream);
       }
     }
     if (inner == 1) {
@@ -368,7 +225,14 @@ void cumsum_cuda(const Tensor& x, Tensor& y, bool exclusive, bool reverse, Strea
     };
     if constexpr (std::is_same_v<T, Out>) {
       if (columns_are_aligned<T>(inner, x.data<T>(), y.data<Out>())) {
-        return columns.template operator()<kPackWidth<T>>();
+        constexpr int kWidth = kPackWidth<T>;
+        // Where columns are too few for a thread each, they need not be read twice.
+        if (ColumnPieces(outer, length, inner, kWidth).pieces > 1 &&
+            cumsum_of_columns<T>(x.data<T>(), y.data<Out>(), outer, length, inner, exclusive,
+                                 reverse, stream)) {
+          return;
+        }
+        return columns.template operator()<kWidth>();
       }
     }
     columns.template operator()<1>();
