@@ -1,9 +1,8 @@
-#include <cub/device/device_radix_sort.cuh>
-
 #include "weft/tensor/error.h"
 
 #include "ops/add_rows_cuda.h"
 #include "ops/rows_cuda.cuh"
+#include "ops/sort_ids_cuda.h"
 
 namespace weft {
 namespace {
@@ -18,21 +17,6 @@ constexpr int kAhead = 4;
 
 template <class T>
 using sum_t = computed_t<T>;
-
-/// Ids outside the table become its size, and so come last.
-template <class Index>
-__global__ void __launch_bounds__(kThreads)
-    make_keys(const Index* __restrict__ ids, int64_t count, int64_t size,
-              uint32_t* __restrict__ keys, uint32_t* __restrict__ positions, Fault* fault,
-              const char* op) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= count) return;
-  const auto id = static_cast<int64_t>(ids[i]);
-  const bool valid = static_cast<uint64_t>(id) < static_cast<uint64_t>(size);
-  if (!valid) report_fault(fault, FaultKind::index, op, id, size);
-  keys[i] = static_cast<uint32_t>(valid ? id : size);
-  positions[i] = static_cast<uint32_t>(i);
-}
 
 /// The positions of `count` rows in the order of their keys.
 struct SortedRows {
@@ -191,31 +175,9 @@ void add_rows_cuda(const char* op, const Tensor& source, const Tensor& ids, Tens
     throw ShapeError("add_rows: takes at most 2^31 - 1 ids and rows");
   }
 
-  Tensor lists = empty({4, count}, DType::i32, source.device());
-  auto* const base = reinterpret_cast<uint32_t*>(lists.data<int32_t>());
-  uint32_t* const keys = base;
-  uint32_t* const positions = base + count;
-  uint32_t* const sorted_keys = base + 2 * count;
-  uint32_t* const sorted_positions = base + 3 * count;
-  dispatch_index(ids.dtype(), "add_rows", [&]<class Index>() {
-    launch("add_rows", stream, {static_cast<unsigned>(ceil_div(count, kThreads)), kThreads},
-           make_keys<Index>, ids.data<Index>(), count, size, keys, positions,
-           fault_slot(stream.device()), op);
-  });
+  const SortedIds sorted = sort_ids_cuda(op, ids, size, stream);
   if (size == 0) return;
-  int bits = 1;
-  while (bits < 32 && (size >> bits) != 0) ++bits;
-  const auto sort = [&](void* scratch, size_t& bytes) {
-    WEFT_CUDA_CHECK(cub::DeviceRadixSort::SortPairs(scratch, bytes, keys, sorted_keys, positions,
-                                                    sorted_positions, static_cast<int>(count), 0,
-                                                    bits, native(stream)));
-  };
-  size_t bytes = 0;
-  sort(nullptr, bytes);
-  Tensor scratch = empty({static_cast<int64_t>(bytes) + 1}, DType::u8, source.device());
-  sort(scratch.raw_data(), bytes);
-
-  const SortedRows rows{sorted_keys, sorted_positions, count, static_cast<uint32_t>(size)};
+  const SortedRows rows{sorted.keys, sorted.positions, count, static_cast<uint32_t>(size)};
   const bool aligned = rows_are_aligned(source, to);
   const auto run_into = [&]<class T, class To>() {
     if (aligned) {

@@ -3,6 +3,7 @@
 // are not in registers, maximum and sum advance together.
 #include "ops/columns_cuda.cuh"
 #include "ops/softmax_kernels.h"
+#include "ops/softmax_strips_cuda.h"
 #include "ops/staged_row_cuda.cuh"
 
 namespace weft {
@@ -363,6 +364,7 @@ void softmax_cuda(const Tensor& x, Tensor& y, bool log, Stream stream) {
     const T* const from = x.data<T>();
     T* const to = y.data<T>();
     if (x.rank() == 3) {
+      if (softmax_strips_cuda(x, y, log, stream)) return;
       columns_are_aligned<T>(x.size(2), from, to) ? run_columns<T, kPackWidth<T>>(x, y, log, stream)
                                                   : run_columns<T, 1>(x, y, log, stream);
       return;

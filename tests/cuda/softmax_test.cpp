@@ -55,7 +55,17 @@ TEST_F(CudaSoftmax, EqualsTheCpuAlongEveryAxisInEveryLayout) {
 TEST_F(CudaSoftmax, EqualsTheCpuAlongColumnsInPieces) {
   for (const DType dtype : kFloating) {
     for (const Shape& shape :
-         std::vector<Shape>{{1000, 264}, {3, 700, 17}, {65, 8}, {2, 64, 65536}, {33, 1}}) {
+         std::vector<Shape>{{1000, 264},
+                            {3, 700, 17},
+                            {65, 8},
+                            {2, 64, 65536},
+                            {33, 1},
+                            // in strips: of a tile, not full, and results by turns with totals
+                            {256, 64},
+                            {3, 300, 8},
+                            {2, 4097, 72},
+                            {40000, 16},
+                            {2, 8200, 520}}) {
       const Tensor x = random_tensor(shape, dtype, 7, -9, 9);
       const int axis = x.rank() - 2;
       expect_forward(x, axis);
@@ -82,6 +92,27 @@ TEST_F(CudaSoftmax, KeepsInfinityAndNan) {
         expect_forward(x, axis);
         const Tensor dy = random_tensor(x.shape(), dtype, 6);
         expect_backward(dy, x, axis);
+      }
+    }
+  }
+}
+
+TEST_F(CudaSoftmax, KeepsInfinityAndNanInStrips) {
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const DType dtype : kFloating) {
+    for (const int64_t length : {256, 5000, 20000}) {
+      Tensor x = random_tensor({length, 24}, dtype, 9, -9, 9);
+      x.select(1, 0).fill_(-inf);
+      x.select(1, 1).select(0, length - 1).fill_(std::numeric_limits<double>::quiet_NaN());
+      x.select(1, 2).slice(0, 0, length - 1).fill_(-inf);
+      x.select(1, 3).slice(0, 1, length).fill_(-inf);
+      x.select(1, 4).fill_(60000);
+      x.select(1, 5).slice(0, 0, length / 2).fill_(-60000);
+      expect_forward(x, 0);
+      for (const bool log : {false, true}) {
+        const Tensor g = mirrored(x);
+        const Tensor once = log ? log_softmax(g, 0) : softmax(g, 0);
+        test::expect_same(log ? log_softmax(g, 0) : softmax(g, 0), once.to(kCpu), "again");
       }
     }
   }

@@ -2,6 +2,8 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "weft/tensor/error.h"
 #include "weft/tensor/ops/arithmetic.h"
@@ -146,6 +148,24 @@ TEST_F(CudaTables, AddsUpEmbeddingGradients) {
   }
 }
 
+TEST_F(CudaTables, AddsUpRowsOfIdsOfOneToFourDigits) {
+  // Whole numbers, whose sums are the same in any order: every row has to come to its place once.
+  for (const int64_t size : {1, 200, 255, 256, 257, 50304, 65535, 65536, 70000, (1 << 24) + 3}) {
+    for (const int64_t count : {1, 31, 1024, 1025, 70001, 140000, (1 << 20) + 5}) {
+      if (size > 70000 && count > 70001) continue;
+      for (const DType index_type : kIndexTypes) {
+        SCOPED_TRACE(testing::Message() << count << " ids of " << size);
+        const Tensor dy = random_tensor({count, 1}, DType::i32, 4, -3, 4).to(DType::f32);
+        for (const Tensor& ids :
+             {indices({count}, size, index_type, 5), skewed_ids(count, size, index_type, 0.5)}) {
+          expect_same(embedding_backward(mirrored(dy), mirrored(ids), size),
+                      embedding_backward(dy, ids, size), "sums");
+        }
+      }
+    }
+  }
+}
+
 TEST_F(CudaTables, RepeatsEmbeddingGradientsToTheBit) {
   const Tensor ids = mirrored(skewed_ids(20000, 3000, DType::i64, 0.3));
   const Tensor dy = mirrored(random_tensor({20000, 64}, DType::f32, 2));
@@ -237,6 +257,32 @@ TEST_F(CudaTables, SumsUpAFewPieces) {
   }
 }
 
+TEST_F(CudaTables, SumsUpManyTilesAndRepeatsThemToTheBit) {
+  // Lines and strips of columns of more than a group of tiles; whole and ragged tiles and strips.
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32, DType::f64, DType::i64}) {
+    for (const auto& [shape, axis] : std::vector<std::pair<Shape, int>>{{{2, 2130008}, 1},
+                                                                        {{17, 16384}, 1},
+                                                                        {{5, 1032}, 1},
+                                                                        {{9001, 72}, 0},
+                                                                        {{3, 8192, 64}, 1},
+                                                                        {{2, 257, 16}, 1}}) {
+      const Tensor x = random_of_type(shape, dtype, 3);
+      const Tensor on_gpu = mirrored(x);
+      for (const bool exclusive : {false, true}) {
+        for (const bool reverse : {false, true}) {
+          SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << shape[0] << " x "
+                                          << shape[1] << ", " << exclusive << reverse);
+          const Tensor sums = cumsum(on_gpu, axis, exclusive, reverse);
+          expect_rounded(sums, cumsum(x, axis, exclusive, reverse), "cumsum", 10);
+          for (int i = 0; i < 3; ++i) {
+            expect_same(cumsum(on_gpu, axis, exclusive, reverse), sums.to(kCpu), "again");
+          }
+        }
+      }
+    }
+  }
+}
+
 void expect_topk(const Tensor& x, int64_t k, int axis) {
   const TopK cpu = topk(x, k, axis);
   const TopK gpu = topk(mirrored(x), k, axis);
@@ -299,6 +345,21 @@ TEST_F(CudaTables, FindsTheLargestOfManyShortRows) {
         expect_topk(equal, k, -1);
         expect_topk(zeros, k, -1);
       }
+    }
+  }
+}
+
+TEST_F(CudaTables, FindsTheLargestOfManyLongRows) {
+  // More rows than blocks run at a time. Halves have equals among the largest.
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) {
+    for (const Shape& shape :
+         std::vector<Shape>{{1001, 1032}, {601, 2048}, {900, 4104}, {450, 16384}}) {
+      const Tensor x = random_tensor(shape, dtype, 6);
+      for (const int64_t k : {1, 2, 16, 20, 21, 50, 128}) {
+        SCOPED_TRACE(testing::Message() << to_string(dtype) << ", " << k << " of " << shape[1]);
+        expect_topk(x, k, -1);
+      }
+      expect_topk(x.slice(1, 8, shape[1]), 16, -1);
     }
   }
 }
