@@ -1,4 +1,5 @@
 #include "ops/layer_norm_kernels.h"
+#include "ops/norm_backward_cuda.cuh"
 #include "ops/norm_cuda.cuh"
 
 namespace weft {

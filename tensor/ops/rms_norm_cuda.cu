@@ -1,3 +1,4 @@
+#include "ops/norm_backward_cuda.cuh"
 #include "ops/norm_cuda.cuh"
 #include "ops/rms_norm_kernels.h"
 
