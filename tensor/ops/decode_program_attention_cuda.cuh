@@ -1,8 +1,9 @@
 #pragma once
 
 // The attention of decode_program_cuda.cuh: each block has a part of the keys of a head, which
-// every group of lanes takes in turn, keeping the softmax of those it has met. Groups, then warps,
-// then parts are merged in their order.
+// groups of lanes take in turn, keeping the softmax of those they have met. Where several query
+// heads share the keys, each has warps of its own. Groups, then warps, then parts are merged in
+// their order.
 #include "ops/decode_program_cuda.cuh"
 
 namespace weft::cuda {
@@ -60,17 +61,21 @@ template <int kLanes>
 __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     const DecodeAttentionPart& step, int s) {
   constexpr int kWidth = 8;
-  constexpr int kGroups = kProgramThreads / kLanes;  // keys that a block meets at a time
-  // Of the ring, and keys of each that a group has, at a time.
-  constexpr int kPieces = kQueries == 1 ? 2 : 1, kKeysOfPiece = 2, kKeys = kPieces * kKeysOfPiece;
+  constexpr int kWarps = kDecodeProgramWarps / kQueries;  // of a query head
+  constexpr int kGroups = 32 / kLanes * kWarps;           // that take its keys
+  // A piece has two keys for every group of the block. A group takes kKeys at a time, out of one
+  // piece of the ring or two.
+  constexpr int kKeysOfPiece = 2 * kQueries, kKeys = 4;
+  constexpr int kPieces = kKeysOfPiece < kKeys ? kKeys / kKeysOfPiece : 1;
   const int thread = this_thread(), warp = thread / 32, lane = thread % 32;
   const int dim = step.dim, half = dim / 2;
-  const int group = thread / kLanes, element = thread % kLanes * kWidth;
+  const int query = warp / kWarps, group = thread / kLanes % kGroups;
+  const int element = thread % kLanes * kWidth;
   const bool has_elements = element < dim;
   float* const turned = attention;               // [kQueries][dim]
   float* const fresh = turned + kQueries * dim;  // [2][dim], the new key and value
-  float* const warp_sums = fresh + 2 * dim;      // [warps][kQueries][dim]
-  float* const warp_statistics = warp_sums + kDecodeProgramWarps * kQueries * dim;  // and [2]
+  float* const warp_sums = fresh + 2 * dim;      // [warps][dim]
+  float* const warp_statistics = warp_sums + kDecodeProgramWarps * dim;  // and [2]
 
   const CachedKeys keys(step, position);
   const uint32_t packed_mark = mark_of(s - 1);
@@ -129,14 +134,12 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
       }
     }
     sync_computing();
-    float q[kQueries][kWidth] = {};
+    float q[kWidth] = {};
+    if (has_elements && query < unit.heads) {
 #pragma unroll
-    for (int r = 0; r < kQueries; ++r) {
-      if (!has_elements || r >= unit.heads) continue;
-#pragma unroll
-      for (int w = 0; w < kWidth; ++w) q[r][w] = turned[r * dim + element + w] * step.scale;
+      for (int w = 0; w < kWidth; ++w) q[w] = turned[query * dim + element + w] * step.scale;
     }
-    KeySums<kWidth> sums[kQueries];
+    KeySums<kWidth> sums;
     const auto widened = [](const uint4& words, float(&values)[kWidth]) {
       const uint32_t pairs[kWidth / 2] = {words.x, words.y, words.z, words.w};
 #pragma unroll
@@ -146,10 +149,10 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
         values[2 * w + 1] = two.y;
       }
     };
-    const auto score = [&](const float(&key)[kWidth], int r) {
+    const auto score = [&](const float(&key)[kWidth]) {
       float sum = 0;
 #pragma unroll
-      for (int w = 0; w < kWidth; ++w) sum += q[r][w] * key[w];
+      for (int w = 0; w < kWidth; ++w) sum += q[w] * key[w];
 #pragma unroll
       for (int mask = kLanes / 2; mask > 0; mask /= 2)
         sum += __shfl_xor_sync(0xffffffffu, sum, mask);
@@ -160,54 +163,45 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
     const int piece_keys = step.keys_per_piece;
     for (int base = begin; base < end; base += kPieces * piece_keys) {
       const int pieces = min((end - base + piece_keys - 1) / piece_keys, kPieces);
-      uint4 key_words[kKeys], value_words[kKeys];
-      bool seen[kKeys];
+#pragma unroll 1
+      for (int round = 0; round < kKeysOfPiece * kPieces / kKeys; ++round) {
+        uint4 key_words[kKeys], value_words[kKeys];
+        bool seen[kKeys];
 #pragma unroll
-      for (int piece = 0; piece < kPieces; ++piece) {
-        const auto* const cached =
-            reinterpret_cast<const T*>(ring.wait_for(min(piece, pieces - 1)));
-#pragma unroll
-        for (int k = 0; k < kKeysOfPiece; ++k) {
-          const int at = k * kGroups + group, key = base + piece * piece_keys + at;
-          const int of = piece * kKeysOfPiece + k;
-          seen[of] = key < end && key != keys.skipped;
+        for (int k = 0; k < kKeys; ++k) {
+          const int piece = k / kKeysOfPiece;
+          const auto* const cached =
+              reinterpret_cast<const T*>(ring.wait_for(min(piece, pieces - 1)));
+          const int at = (round * kKeys + k % kKeysOfPiece) * kGroups + group;
+          const int key = base + piece * piece_keys + at;
+          seen[k] = key < end && key != keys.skipped;
           // Others take the piece's first key, which is there, with weight zero.
-          const T* const row = cached + (seen[of] ? at : 0) * dim + (has_elements ? element : 0);
-          key_words[of] = *reinterpret_cast<const uint4*>(row);
-          value_words[of] = *reinterpret_cast<const uint4*>(row + piece_keys * dim);
+          const T* const row = cached + (seen[k] ? at : 0) * dim + (has_elements ? element : 0);
+          key_words[k] = *reinterpret_cast<const uint4*>(row);
+          value_words[k] = *reinterpret_cast<const uint4*>(row + piece_keys * dim);
+        }
+        float weights[kKeys];
+        float highest = sums.most;
+#pragma unroll
+        for (int k = 0; k < kKeys; ++k) {
+          float key[kWidth];
+          widened(key_words[k], key);
+          const float x = score(key);
+          weights[k] = seen[k] ? x : kMinusInfinity<float>;
+          highest = fmaxf(highest, weights[k]);
+        }
+        const float shift = sums.raise(highest);
+#pragma unroll
+        for (int k = 0; k < kKeys; ++k) {
+          float value[kWidth];
+          widened(value_words[k], value);
+          sums.add(half_two_to(weights[k] - shift), value);
         }
       }
       ring.release(pieces);
-      float weights[kKeys][kQueries];
-#pragma unroll
-      for (int k = 0; k < kKeys; ++k) {
-        float key[kWidth];
-        widened(key_words[k], key);
-#pragma unroll
-        for (int r = 0; r < kQueries; ++r) {
-          const float x = score(key, r);
-          weights[k][r] = seen[k] ? x : kMinusInfinity<float>;
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < kQueries; ++r) {
-        float highest = sums[r].most;
-#pragma unroll
-        for (int k = 0; k < kKeys; ++k) highest = fmaxf(highest, weights[k][r]);
-        const float shift = sums[r].raise(highest);
-#pragma unroll
-        for (int k = 0; k < kKeys; ++k) weights[k][r] = half_two_to(weights[k][r] - shift);
-      }
-#pragma unroll
-      for (int k = 0; k < kKeys; ++k) {
-        float value[kWidth];
-        widened(value_words[k], value);
-#pragma unroll
-        for (int r = 0; r < kQueries; ++r) sums[r].add(weights[k][r], value);
-      }
     }
 
-    if (unit.part == 0 && warp == 0) {  // all lanes, for the shuffles
+    if (unit.part == 0 && warp % kWarps == 0) {  // all lanes, for the shuffles
       float key[kWidth] = {}, value[kWidth] = {};
       if (has_elements) {
 #pragma unroll
@@ -216,48 +210,42 @@ __device__ __forceinline__ void Computation<T, kRows, kQueries>::attend(
           value[w] = fresh[dim + element + w];
         }
       }
-#pragma unroll
-      for (int r = 0; r < kQueries; ++r) {
-        const float x = score(key, r);
-        if (group != 0) continue;
-        const float shift = sums[r].raise(fmaxf(sums[r].most, x));
-        sums[r].add(half_two_to(x - shift), value);
+      const float x = score(key);
+      if (group == 0) {
+        const float shift = sums.raise(fmaxf(sums.most, x));
+        sums.add(half_two_to(x - shift), value);
       }
     }
     __syncwarp();
 #pragma unroll
-    for (int r = 0; r < kQueries; ++r) {
+    for (int mask = kLanes; mask < 32; mask *= 2) sums.merge_lanes(mask);
+    if (lane == 0) {
+      warp_statistics[2 * warp] = sums.most;
+      warp_statistics[2 * warp + 1] = sums.total;
+    }
+    if (lane < kLanes && has_elements) {
 #pragma unroll
-      for (int mask = kLanes; mask < 32; mask *= 2) sums[r].merge_lanes(mask);
-      if (lane >= kLanes) continue;
-      const int row = warp * kQueries + r;
-      if (lane == 0) {
-        warp_statistics[2 * row] = sums[r].most;
-        warp_statistics[2 * row + 1] = sums[r].total;
-      }
-      if (!has_elements) continue;
-#pragma unroll
-      for (int w = 0; w < kWidth; ++w) warp_sums[row * dim + element + w] = sums[r].values[w];
+      for (int w = 0; w < kWidth; ++w) warp_sums[warp * dim + element + w] = sums.values[w];
     }
     sync_computing();
     // A thread has two elements.
     for (int item = thread; item < unit.heads * half; item += kProgramThreads) {
       const int r = item / half, e = 2 * (item % half);
-      float mosts[kDecodeProgramWarps], highest = kMinusInfinity<float>;
+      float mosts[kWarps], highest = kMinusInfinity<float>;
 #pragma unroll
-      for (int w = 0; w < kDecodeProgramWarps; ++w) {
-        mosts[w] = warp_statistics[2 * (w * kQueries + r)];
+      for (int w = 0; w < kWarps; ++w) {
+        mosts[w] = warp_statistics[2 * (r * kWarps + w)];
         highest = fmaxf(highest, mosts[w]);
       }
       const float shift = score_shift(highest);
       float total = 0;
       float2 sum{0, 0};
 #pragma unroll
-      for (int w = 0; w < kDecodeProgramWarps; ++w) {
-        const int row = w * kQueries + r;
+      for (int w = 0; w < kWarps; ++w) {
+        const int of = r * kWarps + w;
         const float factor = half_two_to(mosts[w] - shift);
-        const auto part = *reinterpret_cast<const float2*>(warp_sums + row * dim + e);
-        total += factor * warp_statistics[2 * row + 1];
+        const auto part = *reinterpret_cast<const float2*>(warp_sums + of * dim + e);
+        total += factor * warp_statistics[2 * of + 1];
         sum.x += factor * part.x;
         sum.y += factor * part.y;
       }

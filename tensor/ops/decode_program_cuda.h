@@ -97,8 +97,8 @@ inline constexpr int kDecodeRowStride = static_cast<int>(decode_row_stride(2 * k
 /// Floats of shared memory that attention needs for heads of this size, of which it takes as many
 /// at a time.
 constexpr int64_t decode_attention_floats(int64_t dim, int64_t queries) {
-  // Queries, the new key and value, and what each warp found, with two statistics a row.
-  return (queries + 2) * dim + kDecodeProgramWarps * queries * (dim + 2);
+  // Queries, the new key and value, and what each warp found, with two statistics.
+  return (queries + 2) * dim + kDecodeProgramWarps * (dim + 2);
 }
 
 /// Floats that the warps' parts of products need for so many rows of x: two sets by turns.
