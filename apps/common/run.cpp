@@ -30,11 +30,11 @@ std::vector<std::pair<std::string, std::string>> config_values(const std::string
   return options.values();
 }
 
-/// Checkpoint names have no slashes: "model.norm.weight/exp_avg" becomes
 std::string loss_scaler_entry(const std::string& name) {
   return "loss_scaler." + name;
 }
 
+/// Checkpoint names have no slashes: "model.norm.weight/exp_avg" becomes
 /// "optimizer.model.norm.weight.exp_avg".
 std::string optimizer_entry(const std::string& name) {
   std::string entry = "optimizer." + name;

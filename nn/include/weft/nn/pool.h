@@ -5,10 +5,9 @@
 
 namespace weft::nn {
 
-// Pooling layers: no parameters. Sizes after pooling are floor((size + 2 padding - kernel) /
-// stride)
-// + 1. Constructors throw ConfigError on a kernel below 1, a negative stride (0 means the kernel)
-// and padding outside 0 to half the kernel.
+// Pooling layers: no parameters. Sizes after pooling are
+// floor((size + 2 padding - kernel) / stride) + 1. Constructors throw ConfigError on a kernel below
+// 1, a negative stride (0 means the kernel) and padding outside 0 to half the kernel.
 
 /// Largest element of each window of x [N, C, H, W] -> [N, C, H', W'].
 class MaxPool2d final : public Layer {
