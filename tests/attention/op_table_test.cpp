@@ -93,6 +93,11 @@ TEST(AttentionOpTable, SaysWhatThePrimitivesTake) {
   test::expect_truth(op_table(), callers);
 }
 
+TEST(AttentionOpTable, HasAKernelOfEveryPrimitiveOnBothDevices) {
+  // Decoding on a GPU goes another way than by kept scores.
+  test::expect_both_devices(op_table(), {"scored_attention", "select_blocks_by_scores"});
+}
+
 TEST(AttentionOpTable, HoldsEveryKernel) {
   test::expect_all_kernels(WEFT_SOURCE_DIR "/attention", op_table());
 }

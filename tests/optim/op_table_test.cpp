@@ -45,6 +45,10 @@ TEST(OptimOpTable, SaysWhatTheStepsTake) {
   test::expect_truth(op_table(), callers);
 }
 
+TEST(OptimOpTable, HasAKernelOfEveryStepOnBothDevices) {
+  test::expect_both_devices(op_table());
+}
+
 TEST(OptimOpTable, HoldsEveryKernel) {
   test::expect_all_kernels(WEFT_SOURCE_DIR "/optim", op_table());
 }

@@ -45,6 +45,20 @@ inline void expect_truth(const OpTable& table, const OpCallers& callers) {
   }
 }
 
+/// Every op must have kernels for the CPU and, where the CUDA backend is built, for GPUs; those of
+/// `cpu_alone` must not, so that the list stays true.
+inline void expect_both_devices(const OpTable& table, const std::set<std::string>& cpu_alone = {}) {
+#ifdef WEFT_HAVE_CUDA
+  constexpr bool kHasGpus = true;
+#else
+  constexpr bool kHasGpus = false;
+#endif
+  for (const OpInfo& op : table.ops()) {
+    EXPECT_TRUE(op.on_cpu) << op.name;
+    EXPECT_EQ(op.on_cuda, kHasGpus && !cpu_alone.contains(op.name)) << op.name;
+  }
+}
+
 /// The text at `at` of a source: a literal, or the name of a constant that the file sets to one.
 inline std::string literal_after(const std::string& source, size_t at) {
   at = source.find_first_not_of(" \n", at);

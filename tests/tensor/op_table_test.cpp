@@ -283,9 +283,12 @@ TEST(OpTable, HoldsEveryKernel) {
   test::expect_all_kernels(WEFT_SOURCE_DIR "/tensor", op_table());
 }
 
+TEST(OpTable, HasAKernelOfEveryOpOnBothDevices) {
+  test::expect_both_devices(op_table());
+}
+
 TEST(OpTable, NamesDevices) {
   for (const OpInfo& op : op_table().ops()) {
-    EXPECT_TRUE(op.on_cpu) << op.name;
     const DTypeSet on_cuda = op.dtypes_on(DeviceType::cuda);
     for (const DType dtype : kEveryDType) {
       EXPECT_EQ(on_cuda.contains(dtype), op.on_cuda && op.dtypes.contains(dtype)) << op.name;
