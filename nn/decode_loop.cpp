@@ -68,7 +68,7 @@ void DecodeLoop::capture() {
   graph_.emplace(model_.device());
   try {
     graph_->capture([&] { run(/*settled=*/true); });
-  } catch (const CaptureError&) {  // an allocator that lends graphs no memory: step by step then
+  } catch (const CaptureError&) {  // as the environment may ask for: step by step then
     graph_.reset();
   }
 }

@@ -117,6 +117,10 @@ void RunPlan::describe(Console& console) const {
   const double cache = model.cache_bytes_per_token();
   console.info(
       fmt::format("weft {} on {}, {} threads", version(), describe_device(device), num_threads()));
+  if (config.device == "auto" && device.is_cpu()) {
+    console.info(
+        fmt::format("device      cpu, since {}", unavailable_reason({DeviceType::cuda, 0})));
+  }
   console.info(fmt::format("data        {}", data.description));
   console.info(
       fmt::format("model       {} parameters: {}", with_commas(model.num_parameters()), parts));

@@ -12,7 +12,8 @@ struct RunPlan {
   /// Opens the data and checks the config against it.
   explicit RunPlan(const TrainConfig& config);
 
-  /// Prints version, machine, parameters by part, cache, tokens, estimated memory, output folder.
+  /// Prints version, machine, why no GPU serves where one was welcome, parameters by part, cache,
+  /// tokens, estimated memory, output folder.
   void describe(Console& console) const;
   /// Memory of a training step, from the shape alone.
   double estimated_bytes() const;

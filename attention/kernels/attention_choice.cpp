@@ -6,6 +6,7 @@
 #include "kernels/split_attention_kernels.h"
 
 #ifdef WEFT_HAVE_CUDNN
+#include "cuda/library_check.h"
 #include "kernels/cudnn_attention.h"
 #endif
 
@@ -46,7 +47,7 @@ const CudnnAttention* find_plan(const FlashAttentionBackwardParams& params, int 
 
 /// Runs the problem, or says why not.
 template <class Params>
-std::string try_cudnn(const Params& params, Stream stream) {
+std::string try_cudnn(const char* op, const Params& params, Stream stream) {
   std::string refusal = cudnn_attention_limits(params);
   if (!refusal.empty()) return refusal;
   const cudnn::Handle handle(stream);
@@ -55,6 +56,7 @@ std::string try_cudnn(const Params& params, Stream stream) {
   const Tensor workspace =
       empty({static_cast<int64_t>(plan->workspace_bytes())}, DType::u8, stream.device());
   plan->run(params, handle, workspace.raw_data());
+  cuda::check_library_work(op, stream);
   return "";
 }
 std::string cudnn_version() {
@@ -63,7 +65,8 @@ std::string cudnn_version() {
 
 #else
 
-std::string try_cudnn(const FlashAttentionParams& /*params*/, Stream /*stream*/) {
+std::string try_cudnn(const char* /*op*/, const FlashAttentionParams& /*params*/,
+                      Stream /*stream*/) {
   return "this build has no cuDNN (WEFT_ENABLE_CUDNN)";
 }
 std::string cudnn_version() {
@@ -87,7 +90,7 @@ bool choose(const char* op, const Params& params, Stream stream) {
   } else {
     if (wanted == AttentionBackend::automatic) reason = preference(params);
     if (reason.empty()) reason = ban(params);
-    if (reason.empty()) reason = try_cudnn(params, stream);
+    if (reason.empty()) reason = try_cudnn(op, params, stream);
     if (reason.empty()) {
       tell_attention_choice(op, params, device, AttentionBackend::cudnn, cudnn_version());
       return true;

@@ -2,7 +2,9 @@
 
 #include "weft/tensor/cudnn_choice.h"
 
+#include "cuda/backend.h"
 #include "cuda/cudnn_handle.h"
+#include "cuda/library_check.h"
 
 namespace weft::cudnn {
 namespace {
@@ -22,6 +24,7 @@ bool run_by_cudnn(const char* op, DType dtype, Device device,
                   const std::function<std::string()>& attempt) {
   const std::string reason = try_cudnn(attempt);
   const bool done = reason.empty();
+  if (done) cuda::check_library_work(op, current_stream(device));
   tell_choice(op, dtype, device, done, done ? version() : reason);
   return done;
 }

@@ -99,6 +99,8 @@ RecordedGraph::RecordedGraph(Device device, const std::function<void()>& work) :
   const Stream stream = current_stream(device);
   WEFT_CHECK(!is_capturing(stream), CaptureError,
              "graph: the stream is part of another graph that is being captured");
+  WEFT_CHECK(!waits_for_kernels(), CaptureError,
+             "graph: WEFT_CUDA_SYNC=1 waits for every kernel, which no replay can");
   // What is made once for a stream and outlives the graph must not be in the graph's memory.
   DeviceContext& context = device_context(device);
   context.cublas_lt();
@@ -149,7 +151,6 @@ void RecordedGraph::replay() {
   const DeviceGuard guard(device_.index);
   const Stream stream = current_stream(device_);
   WEFT_CUDA_CHECK(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_.get()), native(stream)));
-  if (waits_for_kernels()) stream.synchronize();
 }
 
 bool is_thread_capturing() noexcept {

@@ -34,6 +34,7 @@
 
 #include "cuda/cublas_error.h"
 #include "cuda/device_context.h"
+#include "cuda/library_check.h"
 #include "ops/few_rows_cuda.h"
 #include "ops/gemm.h"
 #include "ops/gemm_layout.h"
@@ -475,6 +476,7 @@ void gemm_cuda(const Tensor& a, const Tensor& b, Tensor& c, const GemmEpilogue& 
       WEFT_CHECK(plan->supported(), NotImplementedError,
                  "matmul: cuBLASLt has no algorithm for {} x {} into {}", a, b, c);
       WEFT_CUBLAS_CHECK(run_product(key, *plan, plan->algorithms.front(), call));
+      cuda::check_library_work("matmul", stream);
       index += key.batch;
     }
   }

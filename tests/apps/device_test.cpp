@@ -39,6 +39,10 @@ TEST(WithoutAGpu, AutoTakesTheCpu) {
       weft(train_arguments("builtin:stories", folder / "run", {"--device", "auto", "--dry-run"}));
   EXPECT_EQ(train.code, 0) << train.err;
   EXPECT_THAT(train.err, HasSubstr(" on cpu, "));
+  EXPECT_THAT(train.err, HasSubstr("device      cpu, since "));
+  const Outcome chosen =
+      weft(train_arguments("builtin:stories", folder / "run", {"--device", "cpu", "--dry-run"}));
+  EXPECT_THAT(chosen.err, Not(HasSubstr("since")));
   EXPECT_FALSE(std::filesystem::exists(folder / "run"));
 }
 
@@ -270,6 +274,8 @@ TEST_F(OnGpu, VariablesForFindingErrorsChangeNoResult) {
         on_gpu(train(run, {"--deterministic"}), {.environment = {{variable, value}}});
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     expect_close_losses(run, "plain", 1e-5);
+    if (value == "poison") continue;
+    EXPECT_THAT(outcome.err, HasSubstr("steps run without a CUDA graph: graph: "));
   }
 }
 

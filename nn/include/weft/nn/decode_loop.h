@@ -50,8 +50,8 @@ class DecodeLoop {
   /// Logits of the last step, [B, V] of the model's compute_dtype, until the next one.
   const Tensor& logits() const { return logits_; }
 
-  /// Kernels and copies of a replay; 0 before the second step, on the CPU, and where the allocator
-  /// lends graphs no memory (WEFT_ALLOCATOR).
+  /// Kernels and copies of a replay; 0 before the second step, on the CPU, and where no graph can
+  /// be captured (WEFT_ALLOCATOR=direct, WEFT_CUDA_SYNC=1).
   int64_t nodes() const { return graph_ ? graph_->nodes() : 0; }
   /// Whether a DecodeProgram runs the step; false before the first.
   bool is_one_kernel() const { return program_ != nullptr; }

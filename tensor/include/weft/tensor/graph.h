@@ -45,10 +45,10 @@ class Graph {
   /// computes nothing: results are undefined until replay(). Memory that it allocates there stays
   /// with the graph. Waits for the stream first, and replaces what was captured before.
   ///
-  /// Throws CaptureError where the work cannot be recorded, NotImplementedError on the CPU, and
-  /// what `work` throws. After any error the graph is empty, its memory is given back and the
-  /// stream can be used; what `work` changed on the host stays changed, and tensors that it made
-  /// hold nothing.
+  /// Throws CaptureError where the work cannot be recorded, as under WEFT_ALLOCATOR=direct and
+  /// WEFT_CUDA_SYNC=1, NotImplementedError on the CPU, and what `work` throws. After any error the
+  /// graph is empty, its memory is given back and the stream can be used; what `work` changed on
+  /// the host stays changed, and tensors that it made hold nothing.
   void capture(const std::function<void()>& work);
   bool captured() const { return recording_ != nullptr; }
   /// Kernels, copies and fills of a replay; 0 where nothing is captured.
