@@ -107,6 +107,36 @@ TEST_F(CudaTrainingStep, FollowsTheCpu) {
   }
 }
 
+TEST_F(CudaTrainingStep, MicroBatchesAreAStepOverTheirUnion) {
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    SCOPED_TRACE(to_string(compute));
+    const NamedParameters parts = make_model(kGpu), whole = make_model(kGpu);
+    const auto optimizer = make_optimizer("sgd", parts),
+               optimizer_whole = make_optimizer("sgd", whole);
+    TrainingStep step(*optimizer, kGpu, loss_of(parts, compute), {.grad_clip = 1});
+    TrainingStep step_whole(*optimizer_whole, kGpu, loss_of(whole, compute), {.grad_clip = 1});
+    for (uint64_t i = 0; i < 4; ++i) {
+      const MicroBatch first = batch_of(30 * i), second = batch_of(30 * i + 10);
+      MicroBatch both{empty({40, 33}), empty({40, 17}), 40};
+      for (const auto& [batch, at] : {std::pair{&first, 0}, std::pair{&second, 20}}) {
+        both.inputs.slice(0, at, at + 20).copy_(batch->inputs);
+        both.targets.slice(0, at, at + 20).copy_(batch->targets);
+      }
+      const auto a = step.run(0.02, std::vector{first, second});
+      const auto b = step_whole.run(0.02, std::vector{both});
+      const double tolerance = compute == DType::f32 ? 1e-5 : 2e-3;
+      EXPECT_NEAR(a.loss, b.loss, tolerance * b.loss) << i;
+      EXPECT_NEAR(a.grad_norm, b.grad_norm, tolerance * b.grad_norm) << i;
+    }
+    // Sums over micro-batches lose nothing to the type of the activations.
+    for (size_t p = 0; p < parts.size(); ++p) {
+      EXPECT_EQ(parts[p].parameter.grad().dtype(), DType::f32);
+      test::expect_close(parts[p].parameter.data(), whole[p].parameter.data().to(kCpu), 0,
+                         compute == DType::f32 ? 1e-5 : 2e-3, parts[p].name.c_str());
+    }
+  }
+}
+
 TEST_F(CudaTrainingStep, ParametersChangedFromOutsideAreSeen) {
   const NamedParameters replayed = make_model(kGpu);
   const NamedParameters eager = make_model(kGpu);
