@@ -1,3 +1,7 @@
+#include <algorithm>
+#include <array>
+#include <atomic>
+
 #include "cuda/launch.cuh"
 #include "cuda/launch_check.h"
 #include "cuda/probe.h"
@@ -12,6 +16,19 @@ __global__ void probe() {}
 cudaError_t probe_kernel() {
   cudaFuncAttributes attributes;
   return cudaFuncGetAttributes(&attributes, probe);
+}
+
+int code_capability(Device device) {
+  static std::array<std::atomic<int>, kMaxDevices> known;
+  std::atomic<int>& capability = known.at(static_cast<size_t>(device.index));
+  if (capability.load() == 0) {
+    const DeviceContext& context = device_context(device);
+    const DeviceGuard guard(device.index);
+    cudaFuncAttributes attributes{};
+    WEFT_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe));
+    capability.store(std::min(attributes.ptxVersion, context.capability()));
+  }
+  return capability.load();
 }
 
 void detail::check_launch(const char* op, Stream stream, const LaunchShape& shape) {

@@ -8,6 +8,7 @@
 // kernel of the stream may have written, and before it writes anything.
 #include "cuda/launch.cuh"
 #include "cuda/launch_check.h"
+#include "cuda/probe.h"
 
 namespace weft::cuda {
 
@@ -29,7 +30,7 @@ __device__ __forceinline__ void let_next_kernel_start() {
 template <class... Parameters, class... Arguments>
 void launch_overlapped(const char* op, Stream stream, const LaunchShape& shape, bool overlap,
                        void (*kernel)(Parameters...), Arguments&&... arguments) {
-  if (!overlap || !may_overlap_kernels() || device_context(stream.device()).capability() < 90) {
+  if (!overlap || !may_overlap_kernels() || code_capability(stream.device()) < 90) {
     launch(op, stream, shape, kernel, std::forward<Arguments>(arguments)...);
     return;
   }

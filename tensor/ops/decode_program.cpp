@@ -13,6 +13,7 @@
 
 #include "cuda/device_context.h"
 #include "cuda/launch_check.h"
+#include "cuda/probe.h"
 #include "ops/decode_recorder.h"
 
 namespace weft {
@@ -279,8 +280,7 @@ std::unique_ptr<DecodeProgram> DecodeProgram::record(Device device,
   if (!device.is_cuda() || !cuda::may_decode_by_program()) return nullptr;
   WEFT_CHECK(recording == nullptr && !is_capturing(), ConfigError,
              "decode program: cannot be recorded inside another recording or capture");
-  const cuda::DeviceContext& context = cuda::device_context(device);
-  if (context.capability() < kLeastCapability) return nullptr;
+  if (cuda::code_capability(device) < kLeastCapability) return nullptr;
   auto recorder = std::make_unique<DecodeRecorder>(device);
   try {
     const RecordingGuard guard(recorder.get());

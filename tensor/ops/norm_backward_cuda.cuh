@@ -8,6 +8,7 @@
 #include "cuda/async_copy.cuh"
 #include "cuda/bulk_copy.cuh"
 #include "cuda/pairs.cuh"
+#include "cuda/probe.h"
 #include "cuda/shared_memory.cuh"
 #include "ops/rows_cuda.cuh"
 
@@ -555,7 +556,7 @@ void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, 
     } else if (sums != nullptr && aligned && p.length <= kMostWideThreads * kWidth) {
       const auto threads = static_cast<unsigned>(ceil_div(p.length, 32 * kWidth) * 32);
       const auto shared = static_cast<size_t>(kWideStages * kWideRows * 2 * p.length) * sizeof(T);
-      const bool bulk = device_context(stream.device()).capability() >= 90;
+      const bool bulk = code_capability(stream.device()) >= 90;
       both(bulk ? &norm_backward_wide<T, kCentred, true> : &norm_backward_wide<T, kCentred, false>,
            threads, shared, kWideRows);
     }

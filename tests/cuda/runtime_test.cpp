@@ -13,6 +13,7 @@
 #include "cuda/device_context.h"
 #include "cuda/driver_trouble.h"
 #include "cuda/index_math.h"
+#include "cuda/probe.h"
 #include "cuda/stream_heaps.h"
 #include "devices.h"
 
@@ -241,6 +242,23 @@ TEST_F(StreamHeapsTest, StayWithinTheLimit) {
   EXPECT_NE(limited.allocate(4096, stream(2)), nullptr);
   limited.deallocate(first, stream(1));
   EXPECT_NE(limited.allocate(2 * 4096, stream(2)), nullptr);
+}
+
+class CudaCode : public test::CudaTest {};
+
+TEST_F(CudaCode, IsOfTheArchitecturesThatTheBuildNames) {
+  // What Hopper's kernels ask before they use what only it has.
+  const int capability = cuda::device_context(kGpu).capability();
+  const int code = cuda::code_capability(kGpu);
+  EXPECT_GE(code, 80);
+  EXPECT_LE(code, capability);
+  const std::string built_for = WEFT_BUILT_FOR;
+  if (capability == 90 && built_for.find("90") != std::string::npos) {
+    EXPECT_EQ(code, 90) << built_for;
+  }
+  if (built_for == "80-virtual") {
+    EXPECT_EQ(code, 80);
+  }
 }
 
 class CudaMemory : public test::CudaTest {

@@ -21,9 +21,9 @@ class DecodeProgram {
   /// Calls `step`, in which token_rows(), decode_linear(), decode_swiglu() and decode_attention()
   /// say what they would do and do nothing; its result must be that of the last product. Returns
   /// null where they are not a chain of what the kernel knows, and where the device cannot run it:
-  /// bf16 and f16, up to 4 sequences, compute capability 9.0. `step` then has to be called anew,
-  /// and what it returned and wrote is undefined. With WEFT_DECODE_PROGRAM=0 in the environment it
-  /// is always null.
+  /// bf16 and f16, up to 4 sequences, kernels compiled for compute capability 9.0. `step` then has
+  /// to be called anew, and what it returned and wrote is undefined. With WEFT_DECODE_PROGRAM=0 in
+  /// the environment it is always null.
   static std::unique_ptr<DecodeProgram> record(Device device, const std::function<Tensor()>& step);
   ~DecodeProgram();
 
