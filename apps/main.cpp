@@ -39,7 +39,7 @@ constexpr Command kCommands[] = {
     {"inspect", "show what a checkpoint, dataset or run folder holds", &inspect},
     {"report", "write a run's course as a page of Markdown with charts", &report},
     {"bench", "time training steps and attention layers", &bench,
-     "a smaller --batch-size or --seq-len and --dtype bf16 need less"},
+     "a smaller --batch-size or --seq-len (of bench decode: --context) and --dtype bf16 need less"},
     {"attention", "list the attention mechanisms and their options", &attention},
 };
 
