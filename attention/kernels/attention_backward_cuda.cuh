@@ -357,7 +357,7 @@ __global__ void attention_delta_kernel(const BackwardProblem p) {
 template <class T, class Tile>
 bool try_backward(const char* op, const BackwardProblem& p, Stream stream) {
   const BackwardMemory<T, Tile> lies(p);
-  if (lies.bytes > kMostSharedBytes) return false;
+  if (lies.bytes > most_shared_bytes(stream)) return false;
   const int64_t pairs = static_cast<int64_t>(p.batch) * p.kv_heads;
   const int64_t pieces = p.selected
                              ? ceil_div(p.keys, p.key_block) * ceil_div(p.key_block, Tile::kKeys)

@@ -330,7 +330,7 @@ __global__ void merge_parts_kernel(const Problem p, const ForwardPlan plan) {
 template <class T, class Tile>
 bool try_forward(const char* op, const Problem& p, const ForwardPlan& plan, Stream stream) {
   const ForwardMemory<T, Tile> lies(p);
-  if (lies.bytes > kMostSharedBytes) return false;
+  if (lies.bytes > most_shared_bytes(stream)) return false;
   const unsigned blocks = grid_size(op, p.units() * ceil_div(p.rows_of_unit(), Tile::kRows));
   const auto chunks = static_cast<unsigned>(ceil_div(p.value_dim, Tile::kColumns));
   launch(op, stream,

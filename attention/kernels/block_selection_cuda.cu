@@ -279,9 +279,10 @@ __global__ void __launch_bounds__(Tile::kThreads) select_blocks_kernel(const Arg
 template <class T, class Tile>
 bool try_select(Arguments a, Stream stream) {
   const int leaders = std::max(Tile::kRows / a.heads_of_group, 1);
+  const size_t most_bytes = most_shared_bytes(stream);
   for (a.leaders = leaders;; a.leaders /= 2) {
     if (a.leaders == 0) return false;
-    if (SelectionMemory<T, Tile>(a.dim, a.leaders, a.room).bytes <= kMostSharedBytes) break;
+    if (SelectionMemory<T, Tile>(a.dim, a.leaders, a.room).bytes <= most_bytes) break;
   }
   a.leader_tiles = static_cast<int>(ceil_div(a.tiles - a.first_tile, a.leaders));
   const int64_t blocks = static_cast<int64_t>(a.batch) * a.groups * a.leader_tiles;

@@ -105,8 +105,10 @@ __device__ __forceinline__ A warp_sum(A x) {
   return x;
 }
 
-/// Bytes of shared memory that a block may have on the devices that these kernels are for.
-inline constexpr size_t kMostSharedBytes = 227 << 10;
+/// Bytes of shared memory that a block may have on the stream's device.
+inline size_t most_shared_bytes(Stream stream) {
+  return cuda::device_context(stream.device()).properties().sharedMemPerBlockOptin;
+}
 
 /// Blocks of a one-dimensional grid.
 inline unsigned grid_size(const char* op, int64_t blocks) {

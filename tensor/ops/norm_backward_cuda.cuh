@@ -555,10 +555,14 @@ void run_norm_backward(NormBackward<T> p, bool aligned, accumulator_t<T>* sums, 
            Shape::kRowsPerBlock);
     } else if (sums != nullptr && aligned && p.length <= kMostWideThreads * kWidth) {
       const auto threads = static_cast<unsigned>(ceil_div(p.length, 32 * kWidth) * 32);
+      constexpr size_t kOwnBytes = 4096;  // of the sums and barriers, rounded up
       const auto shared = static_cast<size_t>(kWideStages * kWideRows * 2 * p.length) * sizeof(T);
       const bool bulk = code_capability(stream.device()) >= 90;
-      both(bulk ? &norm_backward_wide<T, kCentred, true> : &norm_backward_wide<T, kCentred, false>,
-           threads, shared, kWideRows);
+      const size_t most = device_context(stream.device()).properties().sharedMemPerBlockOptin;
+      if (shared + kOwnBytes <= most)
+        both(
+            bulk ? &norm_backward_wide<T, kCentred, true> : &norm_backward_wide<T, kCentred, false>,
+            threads, shared, kWideRows);
     }
   }
   if (!done) {
