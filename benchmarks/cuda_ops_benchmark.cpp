@@ -123,6 +123,14 @@ void add_elementwise(Benchmark& benchmark, DType dtype) {
   add("swiglu", 3, [](const Tensor& x, const Tensor& y) { swiglu(x, y); });
   add("swiglu_backward", 5, [](const Tensor& x, const Tensor& y) { swiglu_backward(x, x, y); });
   add("dropout", 2, [state](const Tensor& x, const Tensor&) { dropout(x, 0.1, state); });
+  // As in the replays of a graph, which read on the device how far the stream is.
+  benchmark.add("dropout_in_a_graph", [&]() -> Case {
+    const Tensor x = random(shape, dtype, 1);
+    const Tensor advance = zeros({1}, DType::i64, kGpu);
+    GeneratorState recorded = state;
+    recorded.advance = {advance.storage(), static_cast<const uint64_t*>(advance.raw_data())};
+    return {shape, 2 * bytes_of({x}), [x, recorded] { dropout(x, 0.1, recorded); }};
+  });
   add("fill", 1, [](Tensor x, const Tensor&) { x.fill_(1); });
   add("uniform", 1, [](Tensor x, const Tensor&) {
     Generator generator(1);

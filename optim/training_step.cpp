@@ -34,7 +34,8 @@ TrainingStep::Result TrainingStep::run(double lr, std::span<const MicroBatch> mi
   const bool wants_graph =
       options_.use_graph && device_.is_cuda() && graph_refusal_.empty() && !profiler::enabled();
   if (!wants_graph) graph_.reset();
-  if (is_replayed() && recorded_places_ != parameter_places()) graph_.reset();
+  const bool has_changed = recorded_places_ != parameter_places() || recorded_seeds_ != seeds();
+  if (is_replayed() && has_changed) graph_.reset();
   if (wants_graph && warm_ && !is_replayed()) record();
   if (!graph_refusal_.empty() && wants_graph) {  // the attempt may have taken the step's count
     optimizer_.revert_step_count();
@@ -112,8 +113,9 @@ void TrainingStep::record() {
   allocator(device_).empty_cache();
   graph_.emplace(device_);
   try {
-    graph_->capture([this] { compute(); });
+    graph_->capture([this] { compute(); }, options_.generators);
     recorded_places_ = parameter_places();
+    recorded_seeds_ = seeds();
   } catch (const CaptureError& error) {
     graph_refusal_ = error.what();
     optimizer_.zero_grad();  // they lie in memory of the graph
@@ -126,6 +128,12 @@ std::vector<const void*> TrainingStep::parameter_places() const {
   for (const autograd::NamedParameter& named : optimizer_.parameters())
     places.push_back(named.parameter.data().raw_data());
   return places;
+}
+
+std::vector<uint64_t> TrainingStep::seeds() const {
+  std::vector<uint64_t> seeds;
+  for (const Generator* const generator : options_.generators) seeds.push_back(generator->seed());
+  return seeds;
 }
 
 }  // namespace weft::optim

@@ -4,14 +4,27 @@
 
 #ifdef WEFT_HAVE_CUDA
 #include "cuda/graph.h"
+#include "recorded_draws.h"
 #endif
 
 namespace weft {
 
 #ifdef WEFT_HAVE_CUDA
-class Graph::Recording : public cuda::RecordedGraph {
+class Graph::Recording {
  public:
-  using RecordedGraph::RecordedGraph;
+  Recording(Device device, const std::function<void()>& work,
+            const std::vector<Generator*>& generators)
+      : draws_(generators, device), graph_(device, [&] { draws_.record(work); }) {}
+
+  void replay() {
+    draws_.prepare_replay();
+    graph_.replay();
+  }
+  int64_t nodes() const { return graph_.nodes(); }
+
+ private:
+  RecordedDraws draws_;
+  cuda::RecordedGraph graph_;
 };
 #else
 class Graph::Recording {
@@ -29,15 +42,16 @@ Graph::~Graph() = default;
 Graph::Graph(Graph&& other) noexcept = default;
 Graph& Graph::operator=(Graph&& other) noexcept = default;
 
-void Graph::capture(const std::function<void()>& work) {
+void Graph::capture(const std::function<void()>& work, const std::vector<Generator*>& generators) {
   WEFT_CHECK(device_.is_cuda(), NotImplementedError,
              "graph: cannot be captured on {}; on a GPU only", device_);
   WEFT_CHECK(!is_capturing(), CaptureError, "graph: captured inside the capture of another one");
   release();
 #ifdef WEFT_HAVE_CUDA
-  recording_ = std::make_unique<Recording>(device_, work);
+  recording_ = std::make_unique<Recording>(device_, work, generators);
 #else
   static_cast<void>(work);
+  static_cast<void>(generators);
 #endif
 }
 
@@ -47,6 +61,8 @@ int64_t Graph::nodes() const {
 
 void Graph::replay() {
   WEFT_CHECK(recording_ != nullptr, CaptureError, "graph: replayed before anything was captured");
+  WEFT_CHECK(!is_capturing(), CaptureError,
+             "graph: replayed while another graph is being captured");
   recording_->replay();
 }
 

@@ -80,9 +80,7 @@ TrainingStep::TrainingStep(nn::DecoderLM& model, optim::Optimizer& optimizer,
             [&](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
               return model.loss(inputs, targets, &generator, scale);
             },
-            {.grad_clip = grad_clip,
-             .use_graph = model.config().dropout == 0,
-             .loss_scaler = loss_scaler}) {}
+            {.grad_clip = grad_clip, .loss_scaler = loss_scaler, .generators = {&generator}}) {}
 
 TrainingStep::Result TrainingStep::run(int64_t step, const std::vector<io::Batch>& micro_batches) {
   std::vector<optim::MicroBatch> batches;

@@ -146,8 +146,6 @@ void RecordedGraph::record(Stream stream, const std::function<void()>& work) {
 }
 
 void RecordedGraph::replay() {
-  WEFT_CHECK(recorded == nullptr, CaptureError,
-             "graph: replayed while another graph is being captured");
   const DeviceGuard guard(device_.index);
   const Stream stream = current_stream(device_);
   WEFT_CUDA_CHECK(cudaGraphLaunch(static_cast<cudaGraphExec_t>(executable_.get()), native(stream)));

@@ -24,6 +24,7 @@ class RecordedGraph {
   RecordedGraph(const RecordedGraph&) = delete;
   RecordedGraph& operator=(const RecordedGraph&) = delete;
 
+  /// Outside of captures.
   void replay();
   int64_t nodes() const { return nodes_; }
 

@@ -23,7 +23,8 @@ void check(const Tensor& x, double p) {
 Tensor dropout(const Tensor& x, double p, Generator& generator) {
   check(x, p);
   if (p == 0) return x.clone();
-  return dropout(x, p, generator.reserve((static_cast<uint64_t>(x.numel()) + 3) / 4));
+  const uint64_t blocks = (static_cast<uint64_t>(x.numel()) + 3) / 4;
+  return dropout(x, p, reserve_for("dropout", generator, x.device(), blocks));
 }
 
 Tensor dropout(const Tensor& x, double p, GeneratorState state) {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "weft/tensor/check.h"
+#include "weft/tensor/graph.h"
 #include "weft/tensor/kernel.h"
 
 #include "ops/op_list.h"
@@ -25,7 +26,8 @@ constexpr Kernel<void(Tensor&, GeneratorState, Stream)> kPermutation{
 /// Takes the blocks for the elements of `tensor`, fills them by `kernel` and counts the change.
 template <class Launcher, class... Args>
 Tensor& fill(const Kernel<Launcher>& kernel, Tensor& tensor, Generator& generator, Args... args) {
-  const GeneratorState state = generator.reserve((static_cast<uint64_t>(tensor.numel()) + 3) / 4);
+  const GeneratorState state = reserve_for(kernel.op, generator, tensor.device(),
+                                           (static_cast<uint64_t>(tensor.numel()) + 3) / 4);
   if (tensor.numel() > 0)
     kernel(tensor.device())(tensor, args..., state, current_stream(tensor.device()));
   tensor.storage()->bump_version();
@@ -48,6 +50,15 @@ Range range_of(DType dtype) {
 }
 
 }  // namespace
+
+GeneratorState reserve_for(const char* op, Generator& generator, Device device, uint64_t blocks) {
+  WEFT_CHECK(!is_capturing() || (device.is_cuda() && generator.state().advance != nullptr),
+             CaptureError,
+             "{}: every replay of the graph would draw the same numbers; draw on the GPU, from a "
+             "generator that is given to Graph::capture()",
+             op);
+  return generator.reserve(blocks);
+}
 
 Tensor& uniform_(Tensor& tensor, double low, double high, Generator& generator) {
   check_floating("uniform_", tensor);
@@ -112,6 +123,8 @@ Tensor bernoulli(double p, const Shape& shape, Generator& generator, DType dtype
 
 Tensor permutation(int64_t count, Generator& generator, Device device) {
   WEFT_CHECK(count >= 0, ConfigError, "permutation: needs at least 0 elements, got {}", count);
+  WEFT_CHECK(!is_capturing(), CaptureError,
+             "permutation: is made on the host, which cannot be captured in a graph");
   Tensor result = empty({count}, DType::i64, device);
   const GeneratorState state = generator.reserve((static_cast<uint64_t>(count) + 1) / 2);
   if (count > 0) kPermutation(device)(result, state, current_stream(device));

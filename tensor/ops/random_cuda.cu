@@ -17,11 +17,12 @@ constexpr unsigned kThreads = 256;
 
 /// Philox4x32-10 with the keys of its rounds, which are operands of the instructions that use them.
 struct PhiloxStream {
-  uint64_t offset;  // of the first block
+  uint64_t offset;          // of the first block
+  const uint64_t* advance;  // blocks to add to it in replays of a graph; null elsewhere
   uint32_t keys[10][2];
 
   PhiloxStream(GeneratorState state, int64_t first_block)
-      : offset(state.offset + static_cast<uint64_t>(first_block)) {
+      : offset(state.offset + static_cast<uint64_t>(first_block)), advance(state.advance.get()) {
     for (uint32_t round = 0; round < 10; ++round) {
       keys[round][0] = static_cast<uint32_t>(state.seed) + round * 0x9E3779B9u;
       keys[round][1] = static_cast<uint32_t>(state.seed >> 32) + round * 0xBB67AE85u;
@@ -47,9 +48,12 @@ struct PhiloxStream {
     return counter;
   }
 
+  /// The index of the first block: a thread asks once.
+  __device__ __forceinline__ uint64_t first() const {
+    return offset + (advance != nullptr ? __ldg(advance) : 0);
+  }
   /// philox4x32() of a block.
-  __device__ __forceinline__ Words block(uint32_t number) const {
-    const uint64_t index = offset + number;
+  __device__ __forceinline__ Words block(uint64_t index) const {
     return rounds<0>({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), 0, 0});
   }
 };
@@ -66,11 +70,15 @@ struct DensePhilox : PhiloxStream {
   }
   /// Whether it will do for so many blocks.
   static bool takes(const PhiloxStream& stream, int64_t blocks) {
-    return (stream.offset & 0xffffffffu) + static_cast<uint64_t>(blocks) <= uint64_t{1} << 32;
+    return stream.advance == nullptr &&
+           (stream.offset & 0xffffffffu) + static_cast<uint64_t>(blocks) <= uint64_t{1} << 32;
   }
 
-  __device__ __forceinline__ Words block(uint32_t number) const {
-    const uint64_t of_first = product0(static_cast<uint32_t>(offset) + number);
+  /// The lower half of the index of the first block.
+  __device__ __forceinline__ uint32_t first() const { return static_cast<uint32_t>(offset); }
+  /// Of the lower half of its index.
+  __device__ __forceinline__ Words block(uint32_t index) const {
+    const uint64_t of_first = product0(index);
     const uint64_t of_third = product1(static_cast<uint32_t>(of_first >> 32) ^ keys[0][1]);
     return rounds<2>({static_cast<uint32_t>(of_third >> 32) ^ keys[1][0],
                       static_cast<uint32_t>(of_third),
@@ -106,9 +114,10 @@ __device__ __forceinline__ void store_before(T* out, uint32_t start, uint32_t co
 }
 
 /// Each thread makes kPacks of kElements. draw(words, values) computes four elements from a block.
-template <class T, class Draw>
+template <class T, class Draw, class Philox>
 __global__ void __launch_bounds__(kThreads)
-    random_dense(const Draw draw, const DensePhilox stream, T* __restrict__ out, uint32_t count) {
+    random_dense(const Draw draw, const Philox stream, T* __restrict__ out, uint32_t count) {
+  const auto first_block = stream.first();
   const uint32_t first = blockIdx.x * kChunk<T> + threadIdx.x * kElements<T>;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
@@ -117,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kElements<T>; i += 4) {
       cuda::computed_t<T> four[4];
-      draw(stream.block((start + i) / 4), four);
+      draw(stream.block(first_block + (start + i) / 4), four);
 #pragma unroll
       for (int k = 0; k < 4; ++k) values[i + k] = four[k];
     }
@@ -140,7 +149,7 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t start = 4 * int64_t{block} - target.first % 4;  // of the block within the piece
   if (start >= target.count) return;
   cuda::computed_t<T> values[4];
-  draw(stream.block(block), values);
+  draw(stream.block(stream.first() + block), values);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int64_t at = start + i;
@@ -152,16 +161,25 @@ __global__ void __launch_bounds__(kThreads)
 
 /// Whether threads may take kElements of a piece at a time.
 template <class T, int N>
-bool is_dense(const StridedLoop<N>& part, int64_t first, const PhiloxStream& stream,
+bool is_dense(const StridedLoop<N>& part, int64_t first,
               const std::array<const void*, N>& addresses) {
   constexpr int kCount = kElements<T>;
-  bool dense = part.shape.rank() == 1 && first % kCount == 0 &&
-               DensePhilox::takes(stream, part.shape.numel() / 4 + 1);
+  bool dense = part.shape.rank() == 1 && first % kCount == 0;
   for (size_t i = 0; i < N; ++i) {
     dense = dense && part.strides[i][0] == 1 &&
             reinterpret_cast<uintptr_t>(addresses[i]) % (kCount * sizeof(T)) == 0;
   }
   return dense;
+}
+
+/// Calls launch(stream) with the stream of the fewest instructions for so many elements.
+template <class Launch>
+void launch_dense(const PhiloxStream& stream, int64_t count, Launch&& launch) {
+  if (DensePhilox::takes(stream, count / 4 + 1)) {
+    launch(DensePhilox(stream));
+  } else {
+    launch(stream);
+  }
 }
 
 /// Threads of whom each block does so many elements.
@@ -178,9 +196,11 @@ void fill(const char* op, Tensor& tensor, GeneratorState state, const Draw& draw
         const int64_t count = part.shape.numel();
         const PhiloxStream words(state, first / 4);
         T* const out = static_cast<T*>(tensor.raw_data()) + offsets[0];
-        if (is_dense<T, 1>(part, first, words, {out})) {
-          cuda::launch(op, stream, shape_for(count, kChunk<T>), &random_dense<T, Draw>, draw,
-                       DensePhilox(words), out, static_cast<uint32_t>(count));
+        if (is_dense<T, 1>(part, first, {out})) {
+          launch_dense(words, count, [&]<class Philox>(const Philox& philox) {
+            cuda::launch(op, stream, shape_for(count, kChunk<T>), &random_dense<T, Draw, Philox>,
+                         draw, philox, out, static_cast<uint32_t>(count));
+          });
           return;
         }
         const Target target{cuda::index_map(part, 1), first, static_cast<uint32_t>(count)};
@@ -257,12 +277,13 @@ struct Dropout {
 };
 
 /// Each thread takes kElements.
-template <class T>
+template <class T, class Philox>
 __global__ void __launch_bounds__(kThreads)
-    dropout_dense(const T* __restrict__ x, T* __restrict__ out, const DensePhilox stream,
+    dropout_dense(const T* __restrict__ x, T* __restrict__ out, const Philox stream,
                   const Dropout<T> dropout, uint32_t count) {
   const uint32_t start = blockIdx.x * kRow<T> + threadIdx.x * kElements<T>;
   if (start >= count) return;
+  const auto first_block = stream.first();
   cuda::Pack<T, kElements<T>> pack;
   if (start + kElements<T> <= count) {
     pack = cuda::load_pack<T, kElements<T>>(x + start);
@@ -274,7 +295,7 @@ __global__ void __launch_bounds__(kThreads)
   cuda::unpack(pack, values);
 #pragma unroll
   for (int i = 0; i < kElements<T>; i += 4) {
-    const auto words = stream.block((start + i) / 4);
+    const auto words = stream.block(first_block + (start + i) / 4);
 #pragma unroll
     for (int k = 0; k < 4; ++k) values[i + k] = dropout(values[i + k], words[k]);
   }
@@ -295,7 +316,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t block = blockIdx.x * kThreads + threadIdx.x;
   const int64_t start = 4 * int64_t{block} - target.first % 4;
   if (start >= target.count) return;
-  const auto words = stream.block(block);
+  const auto words = stream.block(stream.first() + block);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int64_t at = start + i;
@@ -358,9 +379,11 @@ void dropout_cuda(const Tensor& x, double p, GeneratorState state, Tensor& out, 
           const PhiloxStream words(state, first / 4);
           T* const to = static_cast<T*>(out.raw_data()) + offsets[0];
           const T* const from = static_cast<const T*>(x.raw_data()) + offsets[1];
-          if (is_dense<T, 2>(part, first, words, {to, from})) {
-            cuda::launch("dropout", stream, shape_for(count, kRow<T>), &dropout_dense<T>, from, to,
-                         DensePhilox(words), dropout, static_cast<uint32_t>(count));
+          if (is_dense<T, 2>(part, first, {to, from})) {
+            launch_dense(words, count, [&]<class Philox>(const Philox& philox) {
+              cuda::launch("dropout", stream, shape_for(count, kRow<T>), &dropout_dense<T, Philox>,
+                           from, to, philox, dropout, static_cast<uint32_t>(count));
+            });
             return;
           }
           const DropoutTarget target{cuda::index_map(part, 1), first, static_cast<uint32_t>(count)};

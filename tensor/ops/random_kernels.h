@@ -6,6 +6,10 @@
 
 namespace weft {
 
+/// The state for an op that draws this many blocks from the generator, which moves on. Throws
+/// CaptureError where a graph is captured whose replays would all draw the same.
+GeneratorState reserve_for(const char* op, Generator& generator, Device device, uint64_t blocks);
+
 // Launchers behind random.h and dropout.h: element i in row-major order is made from word i % 4 of
 // block state.offset + i / 4. `name` is for error texts.
 

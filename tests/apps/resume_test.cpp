@@ -65,8 +65,8 @@ INSTANTIATE_TEST_SUITE_P(
         Place{"Sgd", {"--optimizer", "sgd", "--lr-schedule", "wsd"}},
         Place{"DropoutAndAccumulation",
               {"--dropout", "0.2", "--grad-accum-steps", "2", "--tie-embeddings"}},
-        // Steps after the first are replayed from a graph, but for those with dropout: a run that
-        // goes on takes its first step otherwise than the whole run took the same.
+        // Steps after the first are replayed from a graph: a run that goes on takes its first step
+        // otherwise than the whole run took the same.
         Place{"OnGpuAdamWF32", {"--device", "cuda", "--deterministic"}, true},
         Place{"OnGpuMuonBf16Recomputed",
               {"--device", "cuda", "--deterministic", "--optimizer", "muon", "--dtype", "bf16",
@@ -75,7 +75,11 @@ INSTANTIATE_TEST_SUITE_P(
         Place{"OnGpuF16WithItsLossScale",
               {"--device", "cuda", "--deterministic", "--dtype", "f16"},
               true},
-        Place{"OnGpuDropout", {"--device", "cuda", "--deterministic", "--dropout", "0.2"}, true}),
+        Place{"OnGpuDropout", {"--device", "cuda", "--deterministic", "--dropout", "0.2"}, true},
+        Place{"OnGpuDropoutRecomputed",
+              {"--device", "cuda", "--deterministic", "--dropout", "0.2", "--dtype", "bf16",
+               "--recompute", "block", "--grad-accum-steps", "2"},
+              true}),
     &name_of);
 
 /// What interrupted saves left, or saves under way are writing.

@@ -43,6 +43,7 @@ struct DecoderShape {
   int64_t d_ff = 80;
   /// Large, so that attention and logits are far from uniform.
   double init_std = 0.2;
+  double dropout = 0;
 };
 
 inline std::unique_ptr<DecoderLM> make_decoder(const DecoderCase& variant,
@@ -53,6 +54,7 @@ inline std::unique_ptr<DecoderLM> make_decoder(const DecoderCase& variant,
                              .n_layers = 2,
                              .d_model = shape.d_model,
                              .d_ff = shape.d_ff,
+                             .dropout = shape.dropout,
                              .init_std = shape.init_std,
                              .compute_dtype = compute,
                              .recompute = recompute};

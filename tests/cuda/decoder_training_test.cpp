@@ -50,9 +50,9 @@ struct Training {
         optimizer(optim::default_groups(model->named_parameters())),
         step(optimizer, device,
              [this](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
-               return model->loss(inputs, targets, nullptr, scale);
+               return model->loss(inputs, targets, &dropout, scale);
              },
-             {.grad_clip = 1, .use_graph = use_graph}) {}
+             {.grad_clip = 1, .use_graph = use_graph, .generators = {&dropout}}) {}
   Training(const Training&) = delete;
   Training& operator=(const Training&) = delete;
 
@@ -68,6 +68,7 @@ struct Training {
   }
 
   std::unique_ptr<DecoderLM> model;
+  Generator dropout{11};
   optim::AdamW optimizer;
   optim::TrainingStep step;
 };
@@ -130,6 +131,12 @@ void expect_same(const Course& a, const Course& b, const char* what) {
   EXPECT_TRUE(all_same(a.moments, b.moments)) << what << ": the losses agree, moments do not";
 }
 
+StateDict copies_of(const StateDict& state) {
+  StateDict copies;
+  for (const NamedTensor& named : state) copies.push_back({named.name, named.tensor.clone()});
+  return copies;
+}
+
 TEST_P(DecoderTraining, RepeatsToTheBitWhereItMust) {
   const DeterministicScope deterministic;
   struct Size {
@@ -154,6 +161,75 @@ TEST_P(DecoderTraining, RepeatsToTheBitWhereItMust) {
     expect_same(run(true), recorded, "recorded, twice");
     expect_same(recorded, eager, "recorded and op by op");
   }
+}
+
+constexpr Recompute kEveryRecompute[] = {Recompute::none, Recompute::elementwise,
+                                         Recompute::attention, Recompute::block};
+constexpr DecoderShape kDropping{.dropout = 0.2};
+
+TEST_P(DecoderTraining, ReplaysDropWhatStepsComputedAnewDrop) {
+  const DeterministicScope deterministic;
+  for (const Recompute recompute : kEveryRecompute) {
+    SCOPED_TRACE(::testing::Message() << "recompute " << static_cast<int>(recompute));
+    Training recorded(make_decoder(GetParam(), DType::bf16, recompute, kDropping), kGpu);
+    Training eager(make_decoder(GetParam(), DType::bf16, recompute, kDropping), kGpu,
+                   /*use_graph=*/false);
+    for (int step = 0; step < 8; ++step) {
+      ASSERT_EQ(recorded.run(step), eager.run(step)) << "step " << step;
+      ASSERT_EQ(recorded.dropout.state().offset, eager.dropout.state().offset) << "step " << step;
+      // To evaluate the model draws nothing.
+      const EvalModeGuard evaluated(*recorded.model);
+      recorded.model->token_losses(batch_of(99, 2, 40).inputs, batch_of(99, 2, 40).targets);
+    }
+    EXPECT_TRUE(recorded.step.is_replayed()) << recorded.step.graph_refusal();
+    EXPECT_TRUE(all_same(recorded.model->state_dict(), eager.model->state_dict()));
+    EXPECT_TRUE(all_same(recorded.optimizer.state_dict(), eager.optimizer.state_dict()));
+  }
+}
+
+TEST_P(DecoderTraining, DropsOnAsSavedAfterSomeReplays) {
+  const DeterministicScope deterministic;
+  for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+    SCOPED_TRACE(::testing::Message() << "recompute " << static_cast<int>(recompute));
+    const auto decoder = [&] {
+      return make_decoder(GetParam(), DType::bf16, recompute, kDropping);
+    };
+    Training whole(decoder(), kGpu), resumed(decoder(), kGpu);
+    for (int step = 0; step < 5; ++step) whole.run(step);
+    resumed.model->load_state_dict(whole.model->state_dict());
+    resumed.optimizer.load_state_dict(whole.optimizer.state_dict());
+    resumed.dropout.set_state(whole.dropout.state());
+    for (int step = 5; step < 10; ++step)
+      ASSERT_EQ(resumed.run(step), whole.run(step)) << "step " << step;
+    // Once more from there, in a step that is replayed already.
+    const Course saved{.losses = {},
+                       .weights = copies_of(whole.model->state_dict()),
+                       .moments = copies_of(whole.optimizer.state_dict())};
+    const GeneratorState state = whole.dropout.state();
+    const double expected = whole.run(10);
+    whole.model->load_state_dict(saved.weights);
+    whole.optimizer.load_state_dict(saved.moments);
+    whole.dropout.set_state(state);
+    EXPECT_EQ(whole.run(10), expected);
+    EXPECT_EQ(resumed.run(10), expected);
+    EXPECT_TRUE(whole.step.is_replayed()) << whole.step.graph_refusal();
+    EXPECT_TRUE(resumed.step.is_replayed()) << resumed.step.graph_refusal();
+    // With the masks of another step the loss is another one.
+    whole.model->load_state_dict(saved.weights);
+    whole.optimizer.load_state_dict(saved.moments);
+    EXPECT_NE(whole.run(10), expected);
+  }
+}
+
+TEST_P(DecoderTraining, FollowsTheCpuWithDropout) {
+  Training cpu(make_decoder(GetParam(), DType::f32, Recompute::none, kDropping), kCpu);
+  Training gpu(make_decoder(GetParam(), DType::f32, Recompute::none, kDropping), kGpu);
+  for (int step = 0; step < 20; ++step) {
+    const double expected = cpu.run(step), got = gpu.run(step);
+    ASSERT_NEAR(got, expected, 1e-4 * expected) << "step " << step;
+    ASSERT_EQ(gpu.dropout.state().offset, cpu.dropout.state().offset);
+  }
+  EXPECT_TRUE(gpu.step.is_replayed()) << gpu.step.graph_refusal();
 }
 
 /// Writes one element of a weight where it lies.

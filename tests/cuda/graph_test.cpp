@@ -9,9 +9,11 @@
 #include "weft/autograd/functions/rms_norm.h"
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/ops/arithmetic.h"
+#include "weft/tensor/ops/dropout.h"
 #include "weft/tensor/ops/embedding.h"
 #include "weft/tensor/ops/gather.h"
 #include "weft/tensor/ops/matmul.h"
+#include "weft/tensor/ops/random.h"
 #include "weft/tensor/ops/softmax.h"
 #include "weft/tensor/ops/unary.h"
 #include "weft/tensor/pinned.h"
@@ -189,6 +191,8 @@ TEST_F(CudaGraph, ReplacesWhatItHeld) {
 TEST_F(CudaGraph, SaysWhatCannotBeCaptured) {
   const Tensor x = ones({4}, DType::f32, kGpu);
   const Tensor on_cpu = ones({4});
+  Generator stranger(7), known(8);
+  known.reserve(3);
   Event event(kGpu, /*timed=*/true);
   event.record(current_stream(kGpu));
   struct Refused {
@@ -204,16 +208,33 @@ TEST_F(CudaGraph, SaysWhatCannotBeCaptured) {
       {"to the CPU", [&] { x.to(kCpu); }},
       {"[4] f32 cpu to cuda:0", [&] { on_cpu.to(kGpu); }},
       {"inside the capture", [&] { Graph(kGpu).capture([] {}); }},
+      {"dropout: every replay", [&] { dropout(x, 0.5, stranger); }},
+      {"normal_: every replay", [&] { normal({4}, stranger, DType::f32, kGpu); }},
+      {"randint_: every replay", [&] { randint(0, 9, {4}, stranger, DType::i64, kGpu); }},
+      {"uniform_: every replay", [&] { uniform({4}, known); }},
+      {"permutation: is made on the host", [&] { permutation(4, known, kGpu); }},
+      {"state from outside",
+       [&] {
+         known.set_state({1, 0});
+       }},
+      {"bernoulli_: every replay",
+       [&] {
+         known.set_state({1, 0});
+         bernoulli(0.5, {4}, known, DType::boolean, kGpu);
+       }},
   };
   const int64_t before = allocated();
   for (const Refused& refused : cases) {
     SCOPED_TRACE(refused.what);
     Graph graph(kGpu);
     try {
-      graph.capture([&] {
-        const Tensor y = mul(x, 2.0);
-        refused.work();
-      });
+      graph.capture(
+          [&] {
+            const Tensor y = mul(x, 2.0);
+            known.reserve(1);
+            refused.work();
+          },
+          {&known});
       ADD_FAILURE() << "no error";
     } catch (const CaptureError& error) {
       EXPECT_NE(std::string(error.what()).find(refused.what), std::string::npos) << error.what();
@@ -221,6 +242,9 @@ TEST_F(CudaGraph, SaysWhatCannotBeCaptured) {
     EXPECT_FALSE(graph.captured());
     expect_usable();
     EXPECT_EQ(allocated(), before);
+    EXPECT_EQ(stranger.state().offset, 0u);
+    EXPECT_EQ(known.state().offset, 3u);
+    EXPECT_EQ(known.state().advance, nullptr);
     Tensor y;
     graph.capture([&] { y = mul(x, 2.0); });
     graph.replay();
@@ -266,6 +290,130 @@ TEST_F(CudaGraph, ReadsPageLockedMemoryAgain) {
   host = {};
   const Tensor other = empty_pinned({1000});
   EXPECT_NE(other.raw_data(), values);  // the graph keeps what it reads
+}
+
+/// Everything that can be drawn in a graph, of all kinds of layouts.
+std::vector<Tensor> draw_everything(Generator& generator, Device device) {
+  std::vector<Tensor> drawn;
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16, DType::f64}) {
+    drawn.push_back(uniform({1003}, generator, dtype, device));
+    drawn.push_back(normal({61, 33}, generator, dtype, device));
+    drawn.push_back(bernoulli(0.3, {77}, generator, dtype, device));
+    drawn.push_back(dropout(ones({33, 65}, dtype, device), 0.4, generator));
+    drawn.push_back(dropout(ones({24, 40}, dtype, device).slice(1, 1, 30), 0.4, generator));
+    Tensor wide = zeros({9, 40}, dtype, device);
+    Tensor columns = wide.slice(1, 3, 30);
+    uniform_(columns, -1, 1, generator);
+    drawn.push_back(wide);
+  }
+  drawn.push_back(bernoulli(0.5, {100}, generator, DType::boolean, device));
+  for (const DType dtype : {DType::i64, DType::i32, DType::u8})
+    drawn.push_back(randint(3, 200, {501}, generator, dtype, device));
+  return drawn;
+}
+
+TEST_F(CudaGraph, DrawsWhatItsWorkWouldDraw) {
+  // Far along the stream, so that the sum of offsets carries into the upper half of the counter.
+  const GeneratorState start{(uint64_t{7} << 33) + 5, (uint64_t{1} << 32) - 9000};
+  Generator on_gpu, on_cpu;
+  on_gpu.set_state(start);
+  on_cpu.set_state(start);
+  draw_everything(on_gpu, kGpu);
+  const auto step = static_cast<int64_t>(on_gpu.state().offset - start.offset);
+  draw_everything(on_cpu, kCpu);
+  Graph graph(kGpu);
+  std::vector<Tensor> drawn;
+  graph.capture([&] { drawn = draw_everything(on_gpu, kGpu); }, {&on_gpu});
+  EXPECT_EQ(on_gpu.state().offset, on_cpu.state().offset) << "a capture draws nothing";
+  EXPECT_EQ(on_gpu.state().advance, nullptr);
+  ASSERT_LT(step, 9000);
+  std::vector<double> last;
+  for (int replay = 0; replay < 6; ++replay) {
+    SCOPED_TRACE(::testing::Message() << "replay " << replay);
+    if (replay == 2) {  // others draw in between
+      expect_same(normal({999}, on_gpu, DType::f32, kGpu), normal({999}, on_cpu), "in between");
+    }
+    if (replay == 4) {  // back to a state that was saved before the capture
+      on_gpu.set_state(start);
+      on_cpu.set_state(start);
+    }
+    if (replay == 5) {  // two in a row without waiting, of which the results are the second's
+      graph.replay();
+      draw_everything(on_cpu, kCpu);
+    }
+    graph.replay();
+    const std::vector<Tensor> expected = draw_everything(on_cpu, kCpu);
+    EXPECT_EQ(on_gpu.state().offset, on_cpu.state().offset);
+    ASSERT_EQ(drawn.size(), expected.size());
+    for (size_t i = 0; i < drawn.size(); ++i) {
+      SCOPED_TRACE(i);
+      expect_same(drawn[i], expected[i], "drawn");
+    }
+    const std::vector<double> mask = drawn[3].to_vector<double>();
+    EXPECT_NE(mask, last) << "the mask of the replay before";
+    last = mask;
+  }
+}
+
+TEST_F(CudaGraph, DrawsFromStreamsThatGraphsShare) {
+  Generator on_gpu(3), on_cpu(3), other_on_gpu(3), other_on_cpu(3);
+  const Tensor x = ones({200}, DType::f32, kGpu), x_on_cpu = ones({200});
+  Tensor y, z, w;
+  Graph first(kGpu), second(kGpu);
+  first.capture([&] { y = dropout(x, 0.5, on_gpu); }, {&on_gpu});
+  first.replay();
+  expect_same(y, dropout(x_on_cpu, 0.5, on_cpu), "the first");
+  second.capture(
+      [&] {
+        z = dropout(dropout(x, 0.1, on_gpu), 0.5, on_gpu);
+        w = dropout(x, 0.5, other_on_gpu);
+      },
+      {&other_on_gpu, &on_gpu});
+  for (int replay = 0; replay < 3; ++replay) {
+    second.replay();
+    first.replay();
+    expect_same(z, dropout(dropout(x_on_cpu, 0.1, on_cpu), 0.5, on_cpu), "the second");
+    expect_same(w, dropout(x_on_cpu, 0.5, other_on_cpu), "the other stream of the second");
+    expect_same(y, dropout(x_on_cpu, 0.5, on_cpu), "the first");
+  }
+}
+
+TEST_F(CudaGraph, TakesMasksAgainFromStates) {
+  // A state that the work has taken moves with the replays; one from outside means one mask.
+  Generator on_gpu(3), on_cpu(3);
+  const GeneratorState outside{3, 77};
+  const Tensor x = ones({300}, DType::bf16, kGpu), x_on_cpu = ones({300}, DType::bf16);
+  Tensor y, again, fixed;
+  Graph graph(kGpu);
+  graph.capture(
+      [&] {
+        const GeneratorState state = on_gpu.state();
+        y = dropout(x, 0.5, on_gpu);
+        again = dropout(x, 0.5, state);
+        fixed = dropout(x, 0.5, outside);
+      },
+      {&on_gpu});
+  for (int replay = 0; replay < 3; ++replay) {
+    graph.replay();
+    const Tensor expected = dropout(x_on_cpu, 0.5, on_cpu);
+    expect_same(y, expected, "forward");
+    expect_same(again, expected, "again");
+    expect_same(fixed, dropout(x_on_cpu, 0.5, outside), "of a state from outside");
+  }
+}
+
+TEST_F(CudaGraph, RefusesAnotherSeed) {
+  Generator generator(3);
+  const Tensor x = ones({300}, DType::f32, kGpu);
+  Tensor y;
+  Graph graph(kGpu);
+  graph.capture([&] { y = dropout(x, 0.5, generator); }, {&generator});
+  generator.set_state({4, 0});
+  EXPECT_THROW(graph.replay(), CaptureError);
+  EXPECT_EQ(generator.state().offset, 0u);
+  generator.set_state({3, 20});
+  graph.replay();
+  expect_same(y, dropout(ones({300}), 0.5, GeneratorState{3, 20}), "the first seed again");
 }
 
 TEST_F(CudaGraph, ReportsBadIndicesOfAReplay) {

@@ -6,6 +6,7 @@
 
 #include "weft/autograd/functions/activation.h"
 #include "weft/autograd/functions/arithmetic.h"
+#include "weft/autograd/functions/dropout.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/reduce.h"
 #include "weft/autograd/functions/view.h"
@@ -15,6 +16,7 @@
 #include "weft/tensor/allocator.h"
 #include "weft/tensor/error.h"
 #include "weft/tensor/memory_limit.h"
+#include "weft/tensor/ops/dropout.h"
 
 #include "devices.h"
 
@@ -35,10 +37,13 @@ NamedParameters make_model(Device device) {
   return {parameter("up", {48, 33}, 1), parameter("bias", {48}, 2), parameter("down", {17, 48}, 3)};
 }
 
-TrainingStep::Loss loss_of(const NamedParameters& model, DType compute = DType::f32) {
-  return [model, compute](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
-    const Variable hidden = autograd::silu(
+/// With `dropout`, a third of what is hidden is dropped.
+TrainingStep::Loss loss_of(const NamedParameters& model, DType compute = DType::f32,
+                           Generator* dropout = nullptr) {
+  return [=](const Tensor& inputs, const Tensor& targets, const Tensor& scale) {
+    Variable hidden = autograd::silu(
         autograd::linear(Variable(inputs.to(compute)), model[0].parameter, model[1].parameter));
+    if (dropout != nullptr) hidden = autograd::dropout(hidden, 1.0 / 3, *dropout);
     const Variable error = autograd::sub(
         autograd::to(autograd::linear(hidden, model[2].parameter), DType::f32), Variable(targets));
     return autograd::mul(autograd::sum(autograd::mul(error, error)), Variable(scale));
@@ -236,6 +241,165 @@ TEST_F(CudaTrainingStep, ALossThatWaitsForTheGpuIsComputedAnewEachTime) {
   EXPECT_EQ(calls, 5);  // the attempt to record ended before it counted
   EXPECT_FALSE(step.is_replayed());
   EXPECT_NE(step.graph_refusal(), "");
+  expect_equal(model, plain);
+}
+
+TEST_F(CudaTrainingStep, ReplaysDropWhatStepsComputedAnewDrop) {
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    SCOPED_TRACE(to_string(compute));
+    const NamedParameters replayed = make_model(kGpu);
+    const NamedParameters eager = make_model(kGpu);
+    AdamW optimizer(default_groups(replayed));
+    AdamW optimizer_eager(default_groups(eager));
+    Generator generator(11), generator_eager(11);
+    TrainingStep step(optimizer, kGpu, loss_of(replayed, compute, &generator),
+                      {.grad_clip = 1, .generators = {&generator}});
+    TrainingStep step_eager(optimizer_eager, kGpu, loss_of(eager, compute, &generator_eager),
+                            {.grad_clip = 1, .use_graph = false});
+    const auto set_states = [&](const GeneratorState& state) {
+      generator.set_state(state);
+      generator_eager.set_state(state);
+    };
+    for (int i = 0; i < 14; ++i) {
+      SCOPED_TRACE(::testing::Message() << "step " << i);
+      const auto seed = static_cast<uint64_t>(10 * i);
+      std::vector<MicroBatch> batches = {batch_of(seed), batch_of(seed + 5)};
+      // A step that is not taken draws all the same; one without a scored target does not.
+      if (i == 5) batches[0].targets.select(0, 3).fill_(std::nan(""));
+      if (i == 7) batches[0].scored = batches[1].scored = 0;
+      if (i == 9) set_states({12, 4});   // another seed is another recording
+      if (i == 11) set_states({12, 0});  // a state from before
+      const TrainingStep::Result a = step.run(0.01, batches);
+      const TrainingStep::Result b = step_eager.run(0.01, batches);
+      EXPECT_EQ(a.updated, i != 5 && i != 7);
+      EXPECT_EQ(a.updated, b.updated);
+      if (a.updated) {
+        EXPECT_EQ(a.loss, b.loss);
+        EXPECT_EQ(a.grad_norm, b.grad_norm);
+      }
+      EXPECT_EQ(generator.state().seed, generator_eager.state().seed);
+      EXPECT_EQ(generator.state().offset, generator_eager.state().offset);
+      EXPECT_EQ(step.is_replayed(), i > 0) << step.graph_refusal();
+    }
+    EXPECT_EQ(step.graph_refusal(), "");
+    expect_equal(replayed, eager);
+  }
+}
+
+TEST_F(CudaTrainingStep, BackwardOfAReplayDropsWhatItsForwardDropped) {
+  // The gradient of a weight is not zero where it was kept. The rate of learning is 0.
+  const Tensor weight = random_tensor({1000}, DType::f32, 1, 1, 2);
+  const Variable parameter(weight.to(kGpu), /*requires_grad=*/true);
+  const NamedParameters model{{"weight", parameter}};
+  Sgd optimizer(default_groups(model));
+  Generator generator(5), on_cpu(5);
+  Tensor dropped;
+  TrainingStep step(optimizer, kGpu,
+                    [&](const Tensor&, const Tensor&, const Tensor& scale) {
+                      const Variable kept = autograd::dropout(parameter, 0.25, generator);
+                      dropped = kept.data();
+                      return autograd::mul(autograd::sum(kept), Variable(scale));
+                    },
+                    {.generators = {&generator}});
+  std::vector<float> last;
+  for (int i = 0; i < 6; ++i) {
+    step.run(0, std::vector{batch_of(1, 1)});
+    EXPECT_EQ(step.is_replayed(), i > 0) << step.graph_refusal();
+    const GeneratorState before = on_cpu.state();
+    const std::vector<float> expected = dropout(weight, 0.25, on_cpu).to_vector<float>();
+    EXPECT_EQ(dropped.to_vector<float>(), expected) << "step " << i;
+    EXPECT_EQ(parameter.grad().to_vector<float>(),
+              dropout(ones({1000}), 0.25, before).to_vector<float>())
+        << "step " << i;
+    EXPECT_NE(expected, last);
+    last = expected;
+  }
+  EXPECT_EQ(generator.state().offset, on_cpu.state().offset);
+}
+
+TEST_F(CudaTrainingStep, StepsThatOverflowDrawToo) {
+  const NamedParameters replayed = make_model(kGpu);
+  const NamedParameters eager = make_model(kGpu);
+  AdamW optimizer(default_groups(replayed));
+  AdamW optimizer_eager(default_groups(eager));
+  LossScaler scaler({.initial_scale = 0x1p12}, kGpu), scaler_eager({.initial_scale = 0x1p12}, kGpu);
+  Generator generator(11), generator_eager(11);
+  TrainingStep step(optimizer, kGpu, loss_of(replayed, DType::f16, &generator),
+                    {.grad_clip = 1, .loss_scaler = &scaler, .generators = {&generator}});
+  TrainingStep step_eager(optimizer_eager, kGpu, loss_of(eager, DType::f16, &generator_eager),
+                          {.grad_clip = 1, .use_graph = false, .loss_scaler = &scaler_eager});
+  int skipped = 0;
+  for (int i = 0; i < 20; ++i) {
+    const std::vector<MicroBatch> batches = {batch_of(static_cast<uint64_t>(10 * i))};
+    const TrainingStep::Result a = step.run(0.01, batches);
+    const TrainingStep::Result b = step_eager.run(0.01, batches);
+    ASSERT_EQ(a.updated, b.updated) << i;
+    ASSERT_EQ(a.loss, b.loss) << i;
+    EXPECT_EQ(generator.state().offset, generator_eager.state().offset) << i;
+    if (i > 0 && !a.updated) ++skipped;
+    if (i == 19) {
+      EXPECT_TRUE(a.updated);
+    }
+  }
+  EXPECT_TRUE(step.is_replayed()) << step.graph_refusal();
+  EXPECT_GT(skipped, 0) << "no replayed step overflowed";
+  EXPECT_EQ(scaler.scale(), scaler_eager.scale());
+  expect_equal(replayed, eager);
+}
+
+TEST_F(CudaTrainingStep, StepsOfOtherShapesShareAStream) {
+  const NamedParameters replayed[] = {make_model(kGpu), make_model(kGpu)};
+  const NamedParameters eager[] = {make_model(kGpu), make_model(kGpu)};
+  Generator generator(11), generator_eager(11);
+  std::vector<std::unique_ptr<Optimizer>> optimizers;
+  std::vector<std::unique_ptr<TrainingStep>> steps, steps_eager;
+  for (const size_t i : {size_t{0}, size_t{1}}) {
+    optimizers.push_back(make_optimizer("sgd", replayed[i]));
+    steps.push_back(std::make_unique<TrainingStep>(
+        *optimizers.back(), kGpu, loss_of(replayed[i], DType::f32, &generator),
+        TrainingStepOptions{.generators = {&generator}}));
+    optimizers.push_back(make_optimizer("sgd", eager[i]));
+    steps_eager.push_back(std::make_unique<TrainingStep>(
+        *optimizers.back(), kGpu, loss_of(eager[i], DType::f32, &generator_eager),
+        TrainingStepOptions{.use_graph = false}));
+  }
+  for (int i = 0; i < 12; ++i) {
+    const size_t which = i % 3 == 2 ? 1 : 0;
+    const MicroBatch batch = batch_of(static_cast<uint64_t>(i));
+    const int64_t rows = which == 0 ? 20 : 13;
+    const std::vector<MicroBatch> batches = {
+        {batch.inputs.slice(0, 0, rows), batch.targets.slice(0, 0, rows), rows}};
+    EXPECT_EQ(steps[which]->run(0.001, batches).loss, steps_eager[which]->run(0.001, batches).loss)
+        << i;
+    EXPECT_EQ(generator.state().offset, generator_eager.state().offset) << i;
+    // Nor does a batch that does not fit draw anything.
+    if (i > 2) {
+      EXPECT_THROW(steps[1 - which]->run(0.001, batches), ShapeError);
+    }
+  }
+  for (const size_t i : {size_t{0}, size_t{1}}) {
+    EXPECT_TRUE(steps[i]->is_replayed()) << steps[i]->graph_refusal();
+    expect_equal(replayed[i], eager[i]);
+  }
+}
+
+TEST_F(CudaTrainingStep, ALossThatDrawsFromAnUnknownStreamIsComputedAnewEachTime) {
+  const NamedParameters model = make_model(kGpu);
+  const NamedParameters plain = make_model(kGpu);
+  AdamW optimizer(default_groups(model));
+  AdamW optimizer_plain(default_groups(plain));
+  Generator generator(11), generator_plain(11), other;
+  TrainingStep step(optimizer, kGpu, loss_of(model, DType::f32, &generator),
+                    {.generators = {&other}});
+  TrainingStep step_plain(optimizer_plain, kGpu, loss_of(plain, DType::f32, &generator_plain),
+                          {.use_graph = false});
+  for (int i = 0; i < 5; ++i) {
+    const std::vector<MicroBatch> batches = {batch_of(static_cast<uint64_t>(i))};
+    EXPECT_EQ(step.run(0.01, batches).loss, step_plain.run(0.01, batches).loss);
+    EXPECT_EQ(generator.state().offset, generator_plain.state().offset);
+  }
+  EXPECT_FALSE(step.is_replayed());
+  EXPECT_NE(step.graph_refusal().find("dropout"), std::string::npos) << step.graph_refusal();
   expect_equal(model, plain);
 }
 

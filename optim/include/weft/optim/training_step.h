@@ -10,6 +10,7 @@
 #include "weft/autograd/variable.h"
 #include "weft/optim/loss_scaler.h"
 #include "weft/optim/optimizer.h"
+#include "weft/tensor/generator.h"
 #include "weft/tensor/graph.h"
 
 namespace weft::optim {
@@ -24,12 +25,15 @@ struct MicroBatch {
 struct TrainingStepOptions {
   double grad_clip = 0;  ///< largest global gradient norm; 0 clips nothing
   /// On a GPU, record the work of the second step as a CUDA graph and replay it from then on, which
-  /// frees the host from hundreds of launches a step. A loss that draws random numbers must not
-  /// be recorded: every replay would draw the same.
+  /// frees the host from hundreds of launches a step.
   bool use_graph = true;
   /// Multiplies the loss, for activations of f16; must outlive the steps. A step whose gradients
   /// overflow changes nothing but the scale.
   LossScaler* loss_scaler = nullptr;
+  /// The random streams that the loss draws from; must outlive the steps. A replayed step draws the
+  /// numbers that it would draw without a graph. With a loss that draws from others, no step is
+  /// recorded.
+  std::vector<Generator*> generators{};
 };
 
 /// A whole step of training: forward and backward over micro-batches, clipping, optimizer. On a GPU
@@ -66,6 +70,7 @@ class TrainingStep {
   void compute();
   void record();
   std::vector<const void*> parameter_places() const;
+  std::vector<uint64_t> seeds() const;
 
   Optimizer& optimizer_;
   const Device device_;
@@ -79,6 +84,7 @@ class TrainingStep {
 
   std::optional<Graph> graph_;
   std::vector<const void*> recorded_places_;  // where the recording found the parameters
+  std::vector<uint64_t> recorded_seeds_;      // of the generators, fixed in the recording
   bool warm_ = false;  // a step ran, so that libraries have chosen their kernels
   std::string graph_refusal_;
 };

@@ -2,13 +2,17 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 
 namespace weft {
 
-/// State of a random stream: what a checkpoint stores.
+/// State of a random stream: what a checkpoint stores is its seed and offset.
 struct GeneratorState {
   uint64_t seed = 0;
   uint64_t offset = 0;  ///< blocks of four 32-bit words used so far
+  /// In work that a Graph captures: where its replays find, on the device, how many blocks to add
+  /// to the offset. Null elsewhere.
+  std::shared_ptr<const uint64_t> advance{};
 };
 
 /// Philox4x32-10, a counter-based generator (Salmon et al., "Parallel random numbers: as easy as 1,
@@ -24,7 +28,7 @@ class Generator {
   void set_state(GeneratorState state) { state_ = state; }
   /// Takes `blocks` blocks from the stream: returns the state before and advances.
   GeneratorState reserve(uint64_t blocks) {
-    const GeneratorState before = state_;
+    GeneratorState before = state_;
     state_.offset += blocks;
     return before;
   }

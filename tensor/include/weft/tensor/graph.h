@@ -3,9 +3,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "weft/tensor/device.h"
 #include "weft/tensor/error.h"
+#include "weft/tensor/generator.h"
 #include "weft/tensor/tensor.h"
 
 namespace weft {
@@ -45,18 +47,25 @@ class Graph {
   /// computes nothing: results are undefined until replay(). Memory that it allocates there stays
   /// with the graph. Waits for the stream first, and replaces what was captured before.
   ///
+  /// `generators` are the random streams that the work draws from, as in autograd::checkpoint(). A
+  /// replay draws what the work would draw then, from their present states, and moves them on as
+  /// the work would; the capture leaves them where they are. They must live as long as the graph is
+  /// replayed. To draw from any other generator cannot be captured, and the mask of dropout from a
+  /// state that was taken before is the same in every replay.
+  ///
   /// Throws CaptureError where the work cannot be recorded, as under WEFT_ALLOCATOR=direct and
   /// WEFT_CUDA_SYNC=1, NotImplementedError on the CPU, and what `work` throws. After any error the
   /// graph is empty, its memory is given back and the stream can be used; what `work` changed on
   /// the host stays changed, and tensors that it made hold nothing.
-  void capture(const std::function<void()>& work);
+  void capture(const std::function<void()>& work, const std::vector<Generator*>& generators = {});
   bool captured() const { return recording_ != nullptr; }
   /// Kernels, copies and fills of a replay; 0 where nothing is captured.
   int64_t nodes() const;
 
   /// Starts the captured work on this thread's current stream and returns at once. A replay must
   /// run after other work on the stream of the capture, whose scratch memory it shares: use that
-  /// stream, or events. Throws CaptureError where nothing is captured, and CudaError.
+  /// stream, or events. Throws CaptureError where nothing is captured, or where a generator has
+  /// another seed than at the capture, and CudaError.
   void replay();
 
   /// Forgets what was captured and gives its memory back. Waits for the device.
