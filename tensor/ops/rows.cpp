@@ -54,10 +54,6 @@ void sum_partials(const Tensor& partials, Tensor& total) {
 
 }  // namespace
 
-bool has_dense_rows(const Tensor& tensor) {
-  return tensor.numel() == 0 || row_layout(tensor).dense;
-}
-
 Tensor as_rows(const Tensor& tensor) {
   const int64_t length = tensor.shape().back();
   const int64_t rows = length == 0 ? 0 : tensor.numel() / length;

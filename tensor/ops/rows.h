@@ -11,9 +11,6 @@ namespace weft {
 /// apart: a view where its layout allows (slices of a packed projection do), otherwise a copy.
 Tensor as_rows(const Tensor& tensor);
 
-/// Whether as_rows() gives a view.
-bool has_dense_rows(const Tensor& tensor);
-
 /// A split of rows into blocks that depends on the sizes alone, so that sums over rows taken per
 /// block and then over blocks come out the same for every number of threads.
 struct RowBlocks {
