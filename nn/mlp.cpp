@@ -1,10 +1,14 @@
 #include "weft/nn/mlp.h"
 
+#include <utility>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "weft/autograd/functions/activation.h"
 #include "weft/autograd/functions/join.h"
 #include "weft/autograd/functions/linear.h"
+#include "weft/autograd/functions/mlp.h"
 #include "weft/tensor/ops/linear.h"
 
 namespace weft::nn {
@@ -48,15 +52,30 @@ DecodeProduct SwigluMlp::decode(const DecodeRows& rows, bool settled) {
   return {decode_linear({.x = hidden.y}, down_proj_.weight.data(), settled).y, hidden.sum};
 }
 
-GeluMlp::GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init)
-    : Layer("GeluMlp"),
+BiasedMlp::BiasedMlp(std::string type_name, int64_t features, int64_t hidden, Generator& generator,
+                     const MlpInit& init, HiddenActivation activation)
+    : Layer(std::move(type_name)),
       up_proj_(register_module<Linear>("up_proj", features, hidden, generator,
                                        LinearOptions{.init_std = init.std})),
       down_proj_(register_module<Linear>("down_proj", hidden, features, generator,
-                                         LinearOptions{.init_std = init.output_std})) {}
+                                         LinearOptions{.init_std = init.output_std})),
+      activation_(activation) {}
 
-Variable GeluMlp::forward(const Variable& x) {
-  return down_proj_(autograd::gelu(up_proj_(x)));
+Variable BiasedMlp::forward(const Variable& x) {
+  return autograd::mlp(x, {up_proj_.weight, up_proj_.bias, down_proj_.weight, down_proj_.bias},
+                       activation_);
 }
+
+std::string BiasedMlp::describe() const {
+  return fmt::format("activation={}", weft::to_string(activation_));
+}
+
+GeluMlp::GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init,
+                 Gelu form)
+    : BiasedMlp("GeluMlp", features, hidden, generator, init,
+                form == Gelu::exact ? HiddenActivation::gelu : HiddenActivation::gelu_tanh) {}
+
+ReluMlp::ReluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init)
+    : BiasedMlp("ReluMlp", features, hidden, generator, init, HiddenActivation::relu) {}
 
 }  // namespace weft::nn

@@ -19,6 +19,7 @@ const OpTable& op_table() {
     list_embedding_ops(table);
     list_gather_ops(table);
     list_layer_norm_ops(table);
+    list_linear_activation_ops(table);
     list_linear_ops(table);
     list_matmul_ops(table);
     list_next_token_ops(table);

@@ -5,6 +5,7 @@
 #include "weft/tensor/ops/matmul.h"
 
 #include "ops/gemm.h"
+#include "ops/linear_operands.h"
 #include "ops/op_list.h"
 
 namespace weft {
@@ -12,29 +13,6 @@ namespace {
 
 constexpr Kernel<void(const Tensor&, const Tensor&, Tensor&, const Tensor&, Stream)> kWeightGemm{
     "linear", &gemm_weight_cpu, WEFT_CUDA_KERNEL(gemm_weight_cuda)};
-
-/// [..., E] as [rows, E]; a copy where the leading axes cannot be merged.
-Tensor as_rows(const Tensor& x) {
-  if (x.rank() == 2) return x;
-  const int64_t columns = x.size(-1);
-  int64_t rows = 1;
-  for (int axis = 0; axis + 1 < x.rank(); ++axis) rows *= x.shape()[axis];
-  return x.reshape({rows, columns});
-}
-
-void check_weight(const char* op, const char* name, const Tensor& x, const Tensor& weight) {
-  WEFT_CHECK(x.defined() && weight.defined(), ShapeError, "{}: {} is {}, weight is {}", op, name, x,
-             weight);
-  WEFT_CHECK(x.device() == weight.device(), DeviceError, "{}: {} is {}, weight is {}", op, name, x,
-             weight);
-  WEFT_CHECK(is_floating(x.dtype()), DTypeError, "{}: {} must be f64, f32, bf16 or f16, got {}", op,
-             name, x);
-  WEFT_CHECK(
-      weight.dtype() == x.dtype() || (weight.dtype() == DType::f32 && x.dtype() != DType::f64),
-      DTypeError, "{}: weight must be of the type of {} or f32; got weight {}, {} {}", op, name,
-      weight, name, x);
-  WEFT_CHECK(weight.rank() == 2, ShapeError, "{}: weight must be [N, K], got {}", op, weight);
-}
 
 /// [..., K] x [K, N] + bias -> [..., N], of x's type.
 Tensor multiply_rows(const Tensor& x, const Tensor& weight, const Tensor& bias) {
@@ -47,8 +25,8 @@ Tensor multiply_rows(const Tensor& x, const Tensor& weight, const Tensor& bias) 
     const DType dtype = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
     bias_row = bias.to(dtype).contiguous().view({1, bias.numel()});
   }
-  Tensor rows = as_rows(y);
-  kWeightGemm(x.device())(as_rows(x), weight, rows, bias_row, current_stream(x.device()));
+  Tensor rows = merged_rows(y);
+  kWeightGemm(x.device())(merged_rows(x), weight, rows, bias_row, current_stream(x.device()));
   return y;
 }
 
@@ -72,46 +50,75 @@ void check_product_types(const char* op, const Tensor& dy, const Tensor& x, DTyp
 
 }  // namespace
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  check_weight("linear", "x", x, weight);
+Tensor merged_rows(const Tensor& x) {
+  if (x.rank() == 2) return x;
+  const int64_t columns = x.size(-1);
+  int64_t rows = 1;
+  for (int axis = 0; axis + 1 < x.rank(); ++axis) rows *= x.shape()[axis];
+  return x.reshape({rows, columns});
+}
+
+void check_weight(const char* op, const char* name, const Tensor& x, const Tensor& weight) {
+  WEFT_CHECK(x.defined() && weight.defined(), ShapeError, "{}: {} is {}, weight is {}", op, name, x,
+             weight);
+  WEFT_CHECK(x.device() == weight.device(), DeviceError, "{}: {} is {}, weight is {}", op, name, x,
+             weight);
+  WEFT_CHECK(is_floating(x.dtype()), DTypeError, "{}: {} must be f64, f32, bf16 or f16, got {}", op,
+             name, x);
+  WEFT_CHECK(
+      weight.dtype() == x.dtype() || (weight.dtype() == DType::f32 && x.dtype() != DType::f64),
+      DTypeError, "{}: weight must be of the type of {} or f32; got weight {}, {} {}", op, name,
+      weight, name, x);
+  WEFT_CHECK(weight.rank() == 2, ShapeError, "{}: weight must be [N, K], got {}", op, weight);
+}
+
+void check_linear(const char* op, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_weight(op, "x", x, weight);
   WEFT_CHECK(x.rank() >= 1 && x.size(-1) == weight.size(1), ShapeError,
-             "linear: the last axis of x {} does not have the {} inputs of weight {}", x,
+             "{}: the last axis of x {} does not have the {} inputs of weight {}", op, x,
              weight.size(1), weight);
   if (bias.defined()) {
     WEFT_CHECK(bias.rank() == 1 && bias.size(0) == weight.size(0), ShapeError,
-               "linear: bias {} does not have the {} outputs of weight {}", bias, weight.size(0),
+               "{}: bias {} does not have the {} outputs of weight {}", op, bias, weight.size(0),
                weight);
     WEFT_CHECK(bias.dtype() == x.dtype() || bias.dtype() == weight.dtype(), DTypeError,
-               "linear: bias must be of the type of x or weight; got bias {}, x {}, weight {}",
+               "{}: bias must be of the type of x or weight; got bias {}, x {}, weight {}", op,
                bias, x, weight);
-    WEFT_CHECK(bias.device() == x.device(), DeviceError, "linear: x is {}, bias is {}", x, bias);
+    WEFT_CHECK(bias.device() == x.device(), DeviceError, "{}: x is {}, bias is {}", op, x, bias);
   }
+}
+
+void check_linear_gradient(const char* op, const Tensor& dy, const Tensor& weight) {
+  check_weight(op, "dy", dy, weight);
+  WEFT_CHECK(dy.rank() >= 1 && dy.size(-1) == weight.size(0), ShapeError,
+             "{}: the last axis of dy {} does not have the {} outputs of weight {}", op, dy,
+             weight.size(0), weight);
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_linear("linear", x, weight, bias);
   return multiply_rows(x, weight.transpose(0, 1), bias);
 }
 
 Tensor linear_backward_input(const Tensor& dy, const Tensor& weight) {
-  check_weight("linear_backward_input", "dy", dy, weight);
-  WEFT_CHECK(dy.rank() >= 1 && dy.size(-1) == weight.size(0), ShapeError,
-             "linear_backward_input: the last axis of dy {} does not have the {} outputs of weight "
-             "{}",
-             dy, weight.size(0), weight);
+  check_linear_gradient("linear_backward_input", dy, weight);
   return multiply_rows(dy, weight, {});
 }
 
 Tensor linear_backward_weight(const Tensor& dy, const Tensor& x, std::optional<DType> out_dtype) {
   check_gradient_operands("linear_backward_weight", dy, x);
-  return matmul(as_rows(dy), as_rows(x), {.transpose_a = true, .out_dtype = out_dtype});
+  return matmul(merged_rows(dy), merged_rows(x), {.transpose_a = true, .out_dtype = out_dtype});
 }
 
 void linear_backward_weight_into(Tensor& dweight, const Tensor& dy, const Tensor& x, double beta) {
   check_gradient_operands("linear_backward_weight_into", dy, x);
-  matmul_into(dweight, as_rows(dy), as_rows(x), beta, {.transpose_a = true});
+  matmul_into(dweight, merged_rows(dy), merged_rows(x), beta, {.transpose_a = true});
 }
 
 Tensor linear_backward_bias(const Tensor& dy, std::optional<DType> out_dtype) {
   WEFT_CHECK(dy.defined() && dy.rank() >= 1, ShapeError,
              "linear_backward_bias: dy must be [..., N], got {}", dy);
-  const Tensor rows = as_rows(dy);
+  const Tensor rows = merged_rows(dy);
   return matmul(ones({rows.size(0)}, dy.dtype(), dy.device()), rows, {.out_dtype = out_dtype});
 }
 
@@ -123,10 +130,10 @@ LinearParameterGrads linear_backward_parameters(const Tensor& dy, const Tensor& 
   if (dy.device().is_cpu() || dy.numel() == 0 || x.numel() == 0)
     return {linear_backward_weight(dy, x, dtype), linear_backward_bias(dy, dtype)};
   check_product_types(kOp, dy, x, dtype);
-  const Tensor rows = as_rows(dy);
+  const Tensor rows = merged_rows(dy);
   LinearParameterGrads grads{empty({dy.size(-1), x.size(-1)}, dtype, dy.device()),
                              empty({dy.size(-1)}, dtype, dy.device())};
-  gemm(rows.transpose(0, 1), as_rows(x), grads.dweight, {.row_sums = grads.dbias});
+  gemm(rows.transpose(0, 1), merged_rows(x), grads.dweight, {.row_sums = grads.dbias});
   return grads;
 }
 

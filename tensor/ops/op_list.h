@@ -17,6 +17,7 @@ void list_dropout_ops(OpTable& table);
 void list_embedding_ops(OpTable& table);
 void list_gather_ops(OpTable& table);
 void list_layer_norm_ops(OpTable& table);
+void list_linear_activation_ops(OpTable& table);
 void list_linear_ops(OpTable& table);
 void list_matmul_ops(OpTable& table);
 void list_next_token_ops(OpTable& table);

@@ -3,6 +3,7 @@
 // mechanisms in mixer_test.cpp.
 #include <cmath>
 #include <functional>
+#include <numbers>
 
 #include "weft/autograd/functions/activation.h"
 #include "weft/autograd/functions/arithmetic.h"
@@ -12,6 +13,7 @@
 #include "weft/autograd/functions/layer_norm.h"
 #include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/matmul.h"
+#include "weft/autograd/functions/mlp.h"
 #include "weft/autograd/functions/reduce.h"
 #include "weft/autograd/functions/rms_norm.h"
 #include "weft/autograd/functions/rope.h"
@@ -60,6 +62,13 @@ Variable layer_norm_op_by_op(const Variable& x, const Variable& gain, const Vari
 Variable gelu_op_by_op(const Variable& x) {
   const Variable phi = autograd::add(autograd::erf(autograd::mul(x, std::sqrt(0.5))), 1.0);
   return autograd::mul(autograd::mul(x, phi), 0.5);
+}
+
+/// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+Variable gelu_tanh_op_by_op(const Variable& x) {
+  const Variable cubic = autograd::mul(autograd::mul(autograd::square(x), x), 0.044715);
+  const Variable inner = autograd::mul(autograd::add(x, cubic), std::sqrt(2 / std::numbers::pi));
+  return autograd::mul(autograd::mul(x, autograd::add(autograd::tanh(inner), 1.0)), 0.5);
 }
 
 Variable softmax_op_by_op(const Variable& x) {
@@ -162,6 +171,25 @@ std::vector<Fusion> all_fusions() {
        [](const Inputs& x) { return autograd::linear(halves_swiglu(x[0]), x[1]); },
        {{kRows, 2 * kWidth}, {40, kWidth}},
        {4, 1}},
+      {"MlpOfGeluByTanh",
+       [](const Inputs& x) {
+         return autograd::mlp(x[0], {x[1], x[2], x[3], x[4]}, HiddenActivation::gelu_tanh);
+       },
+       [](const Inputs& x) {
+         return autograd::linear(gelu_tanh_op_by_op(autograd::linear(x[0], x[1], x[2])), x[3],
+                                 x[4]);
+       },
+       {{kRows, kWidth}, {128, kWidth}, {128}, {40, 128}, {40}},
+       {1, 0.25, 1, 0.5, 1}},
+      {"MlpOfRelu",
+       [](const Inputs& x) {
+         return autograd::mlp(x[0], {x[1], x[2], x[3], x[4]}, HiddenActivation::relu);
+       },
+       [](const Inputs& x) {
+         return autograd::linear(autograd::relu(autograd::linear(x[0], x[1], x[2])), x[3], x[4]);
+       },
+       {{kRows, kWidth}, {128, kWidth}, {128}, {40, 128}, {40}},
+       {1, 0.25, 1, 0.5, 1}},
       {"Rope",
        [](const Inputs& x) { return autograd::rope(x[0], {.offset = 3}); },
        [](const Inputs& x) { return rope_op_by_op(x[0]); },

@@ -1,7 +1,10 @@
 #include <cmath>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "weft/autograd/functions/activation.h"
+#include "weft/autograd/functions/linear.h"
 #include "weft/autograd/functions/unary.h"
 #include "weft/autograd/grad_check.h"
 #include "weft/nn/dropout.h"
@@ -50,6 +53,30 @@ TEST(Layers, GradientsOfEveryLayer) {
   expect_gradients(swiglu, {2, 3, 4});
   GeluMlp gelu(4, 6, generator, {.std = 0.5, .output_std = 0.5});
   expect_gradients(gelu, {2, 3, 4});
+  GeluMlp gelu_tanh(4, 6, generator, {.std = 0.5, .output_std = 0.5}, Gelu::tanh);
+  expect_gradients(gelu_tanh, {2, 3, 4});
+  ReluMlp relu(4, 6, generator, {.std = 0.5, .output_std = 0.5});
+  expect_gradients(relu, {2, 3, 4});
+}
+
+TEST(GeluMlp, IsExactUnlessToldOtherwise) {
+  Generator a(1), b(1), c(1);
+  GeluMlp standard(4, 6, a, {.std = 2, .output_std = 2});
+  GeluMlp exact(4, 6, b, {.std = 2, .output_std = 2}, Gelu::exact);
+  GeluMlp by_tanh(4, 6, c, {.std = 2, .output_std = 2}, Gelu::tanh);
+  const Variable x(random_tensor({5, 4}, 2).to(DType::f32));
+  const auto values = [&](Layer& layer, Gelu form) {
+    const Variable hidden = autograd::gelu(
+        autograd::linear(x, layer.parameter("up_proj.weight"), layer.parameter("up_proj.bias")),
+        form);
+    const Variable expected = autograd::linear(hidden, layer.parameter("down_proj.weight"),
+                                               layer.parameter("down_proj.bias"));
+    EXPECT_EQ(layer(x).data().to_vector<float>(), expected.data().to_vector<float>());
+    return layer(x).data().to_vector<float>();
+  };
+  EXPECT_EQ(values(standard, Gelu::exact), values(exact, Gelu::exact));
+  EXPECT_NE(values(by_tanh, Gelu::tanh), values(exact, Gelu::exact));
+  EXPECT_THAT(by_tanh.to_string(), testing::HasSubstr("activation=gelu_tanh"));
 }
 
 TEST(Linear, ComputesXWTransposedPlusB) {

@@ -12,6 +12,7 @@
 #include "weft/tensor/ops/gather.h"
 #include "weft/tensor/ops/layer_norm.h"
 #include "weft/tensor/ops/linear.h"
+#include "weft/tensor/ops/linear_activation.h"
 #include "weft/tensor/ops/matmul.h"
 #include "weft/tensor/ops/next_token.h"
 #include "weft/tensor/ops/pool.h"
@@ -240,6 +241,15 @@ void add_products(test::OpCallers& callers) {
       {"linear_backward_input",
        [](DType dtype) {
          linear_backward_input(ones({3, 2}, dtype), matrix(dtype));
+       }},
+      {"linear_activation",
+       [](DType dtype) {
+         linear_activation(matrix(dtype), matrix(dtype), {}, HiddenActivation::relu, true);
+       }},
+      {"linear_activation_backward",
+       [](DType dtype) {
+         linear_activation_backward(ones({3, 2}, dtype), matrix(dtype), {ones({3, 4}, dtype), {}},
+                                    HiddenActivation::relu, true);
        }},
       {"conv2d", [=](DType dtype) { conv2d(image(dtype), weight(dtype)); }},
       {"conv2d_backward_input",

@@ -1,8 +1,12 @@
 #pragma once
 
+#include <string>
+
 #include "weft/nn/linear.h"
 #include "weft/nn/module.h"
+#include "weft/tensor/ops/activation.h"
 #include "weft/tensor/ops/decode_linear.h"
+#include "weft/tensor/ops/linear_activation.h"
 
 namespace weft::nn {
 
@@ -32,15 +36,33 @@ class SwigluMlp final : public Layer {
   bool recompute_activation_;
 };
 
-/// down(gelu(up(x))) with biases. Children up_proj and down_proj.
-class GeluMlp final : public Layer {
+/// down(activation(up(x))) with biases. Children up_proj and down_proj.
+class BiasedMlp : public Layer {
  public:
-  GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {});
-  Variable forward(const Variable& x) override;
+  Variable forward(const Variable& x) final;
+  std::string describe() const override;
+
+ protected:
+  BiasedMlp(std::string type_name, int64_t features, int64_t hidden, Generator& generator,
+            const MlpInit& init, HiddenActivation activation);
 
  private:
   Linear& up_proj_;
   Linear& down_proj_;
+  HiddenActivation activation_;
+};
+
+/// The MLP of GPT-2. Which gelu it was trained with is part of what its weights mean. By tanh the
+/// activation can ride on a GPU's products.
+class GeluMlp final : public BiasedMlp {
+ public:
+  GeluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {},
+          Gelu form = Gelu::exact);
+};
+
+class ReluMlp final : public BiasedMlp {
+ public:
+  ReluMlp(int64_t features, int64_t hidden, Generator& generator, const MlpInit& init = {});
 };
 
 }  // namespace weft::nn
