@@ -285,6 +285,8 @@ int main(int argc, char** argv) {
   add_reductions(benchmark, settings.dtype);
   add_tables(benchmark, settings.dtype);
   add_linear(benchmark, settings.dtype);
+  add_hidden_layers(benchmark, settings.dtype);
+  add_mlps(benchmark, settings.dtype);
   add_layers(benchmark, settings.dtype);
   add_optimizers(benchmark);
   return 0;

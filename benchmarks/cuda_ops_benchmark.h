@@ -146,6 +146,8 @@ class Benchmark {
 void add_tables(Benchmark& benchmark, DType dtype);
 /// Layers of features and of images, some of them by cuDNN and by Weft; in cuda_ops_layers.cpp.
 void add_linear(Benchmark& benchmark, DType dtype);
+void add_hidden_layers(Benchmark& benchmark, DType dtype);
+void add_mlps(Benchmark& benchmark, DType dtype);
 void add_layers(Benchmark& benchmark, DType dtype);
 /// Lists of parameters, 64 Mi elements together; in cuda_ops_tables.cpp.
 void add_optimizers(Benchmark& benchmark);
