@@ -1,7 +1,5 @@
 #include "weft/nn/decode_loop.h"
 
-#include <algorithm>
-
 #include "weft/tensor/check.h"
 #include "weft/tensor/pinned.h"
 

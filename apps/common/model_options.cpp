@@ -4,7 +4,6 @@
 
 #include <fmt/format.h>
 
-#include "weft/tensor/check.h"
 #include "weft/tensor/ops/matmul.h"
 
 namespace weft::apps {

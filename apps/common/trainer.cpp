@@ -1,6 +1,5 @@
 #include "common/trainer.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>

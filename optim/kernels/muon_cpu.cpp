@@ -1,8 +1,6 @@
 #include <array>
 #include <cmath>
 
-#include "weft/tensor/check.h"
-
 #include "kernels/blocks.h"
 #include "kernels/muon.h"
 #include "kernels/step_inputs_cpu.h"
