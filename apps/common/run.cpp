@@ -122,11 +122,12 @@ bool RunWriter::resume(RunState& state, const std::string& config_text,
   StateDict model = read_state(*reader, state.model.state_dict(), model_entry);
   StateDict optimizer = read_state(*reader, state.optimizer.state_dict(), optimizer_entry);
   StateDict scaler;
-  if (state.loss_scaler != nullptr)
-    scaler = read_state(*reader, state.loss_scaler->state_dict(), loss_scaler_entry);
+  // A run of another type has none, so that this one starts with a fresh scale.
+  const bool has_scaler = state.loss_scaler != nullptr && reader->has(loss_scaler_entry("scale"));
+  if (has_scaler) scaler = read_state(*reader, state.loss_scaler->state_dict(), loss_scaler_entry);
   state.model.load_state_dict(model);
   state.optimizer.load_state_dict(optimizer);
-  if (state.loss_scaler != nullptr) state.loss_scaler->load_state_dict(scaler);
+  if (has_scaler) state.loss_scaler->load_state_dict(scaler);
   state.dropout.set_state(reader->generator("dropout"));
   state.steps_done = reader->get_int("steps_done");
   console.info(

@@ -238,6 +238,27 @@ TEST(ResumeChoice, NeverStartsAnewAndAPathIsTaken) {
   EXPECT_EQ(longer.code, 2) << "--max-steps is given twice";
 }
 
+TEST(ResumeChoice, F16GoesOnFromARunOfAnotherTypeWithAFreshLossScale) {
+  const TemporaryFolder folder;
+  const auto train = [&](const char* dtype, const Arguments& more) {
+    return weft(
+        train_arguments("builtin:stories", folder / "run", joined({"--dtype", dtype}, more)));
+  };
+  ASSERT_EQ(train("f32", {}).code, 0);
+  EXPECT_FALSE(tensor_hashes(folder / "run").contains("loss_scaler.scale"));
+  const Outcome half = train("f16", {"--max-steps", "8"});
+  ASSERT_EQ(half.code, 0) << half.err;
+  EXPECT_THAT(half.err, HasSubstr("resumed after step 4"));
+  EXPECT_EQ(losses(folder / "run").size(), 8u);
+  const auto saved = tensor_hashes(folder / "run");
+  EXPECT_TRUE(saved.contains("loss_scaler.scale"));
+
+  // The scale that it saved is taken again, and nobody needs it for another type.
+  EXPECT_EQ(train("f16", {"--max-steps", "10"}).code, 0);
+  EXPECT_EQ(train("f32", {"--max-steps", "12"}).code, 0);
+  EXPECT_EQ(losses(folder / "run").size(), 12u);
+}
+
 TEST(ResumeChoice, RefusesAnotherModelAndListsTheKeys) {
   const TemporaryFolder folder;
   ASSERT_EQ(weft(train_arguments("builtin:stories", folder / "run")).code, 0);
