@@ -1,7 +1,6 @@
 #include "common/training_step.h"
 
 #include <cmath>
-#include <limits>
 
 #include <fmt/format.h>
 
@@ -9,7 +8,6 @@
 #include "weft/optim/clip.h"
 #include "weft/optim/muon.h"
 #include "weft/optim/sgd.h"
-#include "weft/tensor/check.h"
 #include "weft/tensor/ops/compare.h"
 
 namespace weft::apps {
