@@ -54,10 +54,10 @@ void scale_in_place(Tensor& c, double beta) {
 }
 
 /// The bias as the library's epilogue takes it (a row, in c's type), or undefined where it has to
-/// be added afterwards.
+/// be added afterwards: also of several matrices, since some calls might have no algorithm with it.
 Tensor epilogue_bias(const GemmEpilogue& epilogue, const Tensor& c) {
   const Tensor& bias = epilogue.bias;
-  if (!bias.defined() || c.dtype() == DType::f64) return {};
+  if (!bias.defined() || c.rank() != 2 || c.dtype() == DType::f64) return {};
   if (bias.size(0) != 1 || bias.size(1) != c.size(-1)) return {};
   return bias.to(c.dtype()).contiguous();
 }

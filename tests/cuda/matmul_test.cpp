@@ -11,6 +11,7 @@
 #include "weft/tensor/ops/linear.h"
 
 #include "devices.h"
+#include "ops/gemm.h"
 
 namespace weft {
 namespace {
@@ -220,6 +221,20 @@ TEST_F(CudaMatmul, LinearTakesABiasAtAnyAddress) {
                    add(product, exact(bias)), 48);
       }
     }
+  }
+}
+
+TEST_F(CudaMatmul, EachOfManyMatricesGetsTheBiasOnce) {
+  for (const DType dtype : kFloating) {
+    // No single call of the library takes all: the batch axes lie the other way round in one
+    // operand.
+    const Tensor a = random_tensor({2, 3, 9, 48}, dtype, 1).transpose(0, 1);
+    const Tensor b = random_tensor({3, 2, 48, 40}, dtype, 2);
+    const Tensor bias = random_tensor({1, 40}, dtype, 3);
+    Tensor c = empty({3, 2, 9, 40}, dtype, test::kGpu);
+    gemm(mirrored(a), mirrored(b), c, {.bias = mirrored(bias)});
+    const Tensor product = matmul(exact(a), exact(b));
+    expect_sum(c, product, add(product, exact(bias)), 48);
   }
 }
 
