@@ -38,7 +38,7 @@ Tensor empty(const Shape& shape, DType dtype, Device device) {
 
 Tensor empty_pinned(const Shape& shape, DType dtype) {
 #ifdef WEFT_HAVE_CUDA
-  if (is_available({DeviceType::cuda, 0})) {
+  if (cuda::is_any_usable()) {
     const size_t bytes = bytes_of(shape, dtype);
     std::shared_ptr<void> block = cuda::allocate_pinned(bytes);
     void* const data = block.get();

@@ -55,11 +55,13 @@ class CudaAllocator : public Allocator {
 
   void deallocate(void* block, size_t /*bytes*/, Stream stream) noexcept final {
     if (block == nullptr) return;
+    const DeviceGuard guard(device_.index, std::nothrow);
     const std::lock_guard lock(mutex_);
     stats_.allocated -= static_cast<int64_t>(give_back(block, stream));
   }
 
   void empty_cache() final {
+    const DeviceGuard guard(device_.index);
     const std::lock_guard lock(mutex_);
     release_cached();
   }
@@ -166,12 +168,8 @@ class CachingCudaAllocator final : public CudaAllocator {
         !is_recording(Stream(device_, owner))) {
       // Whoever gets the block next works on its own stream, after what this one still does with
       // it.
-      int previous = 0;
-      cudaGetDevice(&previous);
-      cudaSetDevice(device_.index);
       cudaEventRecord(event_, native(stream));
       cudaStreamWaitEvent(static_cast<cudaStream_t>(owner), event_, 0);
-      cudaSetDevice(previous);
     }
     return heaps_.deallocate(block, stream.native_handle());
   }
@@ -284,11 +282,10 @@ GraphMemory::GraphMemory(Device device)
     : device_(device), heap_(cuda_allocator(device).open_graph()) {}
 
 GraphMemory::~GraphMemory() {
-  int previous = 0;
-  cudaGetDevice(&previous);
-  cudaSetDevice(device_.index);
-  cudaDeviceSynchronize();
-  cudaSetDevice(previous);
+  {
+    const DeviceGuard guard(device_.index, std::nothrow);
+    cudaDeviceSynchronize();
+  }
   cuda_allocator(device_).close_graph(heap_);
 }
 

@@ -16,6 +16,8 @@ int device_count();
 /// Why this GPU cannot be used: no driver, one too old, no such GPU, a GPU that this build has no
 /// code for. Empty where it can.
 std::string unavailable_reason(int index);
+/// Whether some GPU can be used. Tries none where one is in use, since trying makes a context.
+bool is_any_usable();
 DeviceInfo device_info(int index);
 
 /// The stream of this thread for the device: its main one unless a StreamGuard says otherwise.
@@ -40,8 +42,9 @@ Allocator& allocator(int index);
 
 void set_memory_limit(int index, size_t bytes);
 
-/// Page-locked bytes of system memory, which the GPU reads and writes without a staging copy. The
-/// block is used again once copies from it are done.
+/// Page-locked bytes of system memory, which every GPU reads and writes without a staging copy.
+/// They are taken through a GPU that is in use. The block is used again once copies from it are
+/// done.
 std::shared_ptr<void> allocate_pinned(size_t bytes);
 
 /// Copies between a GPU and system memory, or between two GPUs; shapes are equal, types and layouts

@@ -65,20 +65,19 @@ std::string probe(int index) {
     cudaGetLastError();
     return fmt::format("{} ({})", cudaGetErrorName(status), cudaGetErrorString(status));
   };
-  int previous = 0;
-  cudaGetDevice(&previous);
-  std::string reason;
-  if (const cudaError_t status = cudaSetDevice(index); status != cudaSuccess) {
-    reason = "the driver refuses it: " + trouble(status);
-  } else if (const cudaError_t status = probe_kernel(); status != cudaSuccess) {
+  const DeviceGuard guard(index, std::nothrow);
+  // Makes its context, if it is the current one without having been used as well.
+  if (const cudaError_t status = cudaSetDevice(index); status != cudaSuccess)
+    return "the driver refuses it: " + trouble(status);
+  if (const cudaError_t status = probe_kernel(); status != cudaSuccess) {
     cudaDeviceProp properties{};
     cudaGetDeviceProperties(&properties, index);
-    reason = fmt::format(
+    return fmt::format(
         "this build has no code for {} of compute capability {}.{} (WEFT_CUDA_ARCHITECTURES): {}",
         properties.name, properties.major, properties.minor, trouble(status));
   }
-  cudaSetDevice(previous);
-  return reason;
+  note_device_in_use(index);
+  return "";
 }
 
 /// Each thread's choice of stream; null stands for the main one. Without a destructor, so that
@@ -102,6 +101,13 @@ std::string unavailable_reason(int index) {
   const auto at = static_cast<size_t>(index);
   std::call_once(probed[at], [&] { reasons[at] = probe(index); });
   return reasons[at];
+}
+
+bool is_any_usable() {
+  if (first_device_in_use() >= 0) return true;
+  for (int index = 0; index < device_count(); ++index)
+    if (unavailable_reason(index).empty()) return true;
+  return false;
 }
 
 DeviceInfo device_info(int index) {
@@ -207,6 +213,7 @@ void check_faults(Device device) {
 }
 
 bool is_capturing(Stream stream) {
+  leave_unused_device();
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   WEFT_CUDA_CHECK(cudaStreamIsCapturing(native(stream), &status));
   return status != cudaStreamCaptureStatusNone;
@@ -248,6 +255,7 @@ void* make_event(int index, bool timed) {
 }
 
 void destroy_event(void* event) noexcept {
+  leave_unused_device();
   cudaEventDestroy(static_cast<cudaEvent_t>(event));
 }
 
@@ -263,11 +271,13 @@ void wait_for_event(void* event, Stream stream) {
 
 void synchronize_event(void* event) {
   refuse_wait_in_capture("event: synchronize()");
+  leave_unused_device();
   WEFT_CUDA_CHECK(cudaEventSynchronize(static_cast<cudaEvent_t>(event)));
 }
 
 double milliseconds_between(void* from, void* to) {
   refuse_wait_in_capture("event: milliseconds_to()");
+  leave_unused_device();
   float milliseconds = 0;
   WEFT_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from),
                                        static_cast<cudaEvent_t>(to)));

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include <cublasLt.h>
@@ -12,6 +13,7 @@
 #include "weft/tensor/storage.h"
 #include "weft/tensor/stream.h"
 
+#include "cuda/current_device.h"
 #include "cuda/error.h"
 #include "cuda/fault.h"
 
@@ -20,7 +22,8 @@ namespace weft::cuda {
 inline constexpr int kMaxDevices = 64;
 
 /// Makes a device the current one of the CUDA runtime for this thread, and the previous one again
-/// at the end of the scope. Calls on streams, events and memory need it.
+/// at the end of the scope if that one is in use at all (see restore_device()). Calls on streams,
+/// events and memory need it.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int index) {
@@ -28,8 +31,14 @@ class DeviceGuard {
     if (previous_ != index) WEFT_CUDA_CHECK(cudaSetDevice(index));
     changed_ = previous_ != index;
   }
+  /// For destructors and the like: goes on where CUDA reports an error, as their work then fails
+  /// too.
+  DeviceGuard(int index, std::nothrow_t /*tag*/) noexcept : previous_(index) {
+    changed_ = cudaGetDevice(&previous_) == cudaSuccess && previous_ != index;
+    if (changed_) cudaSetDevice(index);
+  }
   ~DeviceGuard() {
-    if (changed_) cudaSetDevice(previous_);
+    if (changed_) restore_device(previous_);
   }
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;

@@ -29,7 +29,9 @@ const DriverApi* driver_api() {
       load("cuMemAddressReserve", api.reserve_addresses) &&
       load("cuMemAddressFree", api.free_addresses) && load("cuMemCreate", api.create_memory) &&
       load("cuMemRelease", api.release_memory) && load("cuMemMap", api.map_memory) &&
-      load("cuMemUnmap", api.unmap_memory) && load("cuMemSetAccess", api.set_access);
+      load("cuMemUnmap", api.unmap_memory) && load("cuMemSetAccess", api.set_access) &&
+      load("cuDeviceGet", api.get_device) &&
+      load("cuDevicePrimaryCtxGetState", api.get_context_state);
   return is_complete ? &api : nullptr;
 }
 

@@ -15,6 +15,8 @@ struct DriverApi {
   decltype(&cuMemMap) map_memory;
   decltype(&cuMemUnmap) unmap_memory;
   decltype(&cuMemSetAccess) set_access;
+  decltype(&cuDeviceGet) get_device;
+  decltype(&cuDevicePrimaryCtxGetState) get_context_state;
 };
 
 /// Null where the driver lacks one of them.

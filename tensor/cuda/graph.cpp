@@ -115,6 +115,7 @@ RecordedGraph::RecordedGraph(Device device, const std::function<void()>& work) :
 RecordedGraph::~RecordedGraph() = default;
 
 void RecordedGraph::ExecutableDeleter::operator()(void* executable) const {
+  leave_unused_device();
   cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(executable));
 }
 

@@ -65,12 +65,9 @@ class MappedPages final : public PageRange {
   }
 
   void decommit(size_t first_page, size_t count) noexcept override {
-    int previous = 0;
-    cudaGetDevice(&previous);
-    cudaSetDevice(device_index_);
+    const DeviceGuard guard(device_index_, std::nothrow);
     cudaDeviceSynchronize();  // work that was queued before the blocks were freed may still run
     unmap(first_page, first_page + count);
-    cudaSetDevice(previous);
   }
 
  private:

@@ -33,6 +33,7 @@ class PinnedPool {
  public:
   void* take(size_t bytes) {
     const size_t size = std::bit_ceil(std::max<size_t>(bytes, 4096));
+    leave_unused_device();  // page-locking and events need some context
     const std::lock_guard lock(mutex_);
     const RelaxedCapture relaxed;
     for (auto& [data, block] : blocks_) {

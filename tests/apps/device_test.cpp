@@ -2,10 +2,14 @@
 #include "weft/tensor/device.h"
 
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -13,7 +17,13 @@
 #include "weft/tensor/device_info.h"
 #include "weft/tensor/tensor.h"
 
+#include "common/console.h"
 #include "common/machine.h"
+#include "common/options.h"
+#include "common/run_plan.h"
+#include "common/train_config.h"
+#include "common/trainer.h"
+#include "gpu_context.h"
 #include "weft_process.h"
 
 namespace weft::apps {
@@ -312,6 +322,43 @@ TEST_F(OnGpu, AnotherThanTheFirstServesAsWell) {
   expect_close_losses("gpu", "cpu", 1e-3);
   const Outcome text = weft({"generate", "--run", path("gpu"), "--device", "cuda:1"}, all);
   EXPECT_EQ(text.code, 0) << text.err;
+}
+
+/// `weft train` within this process.
+int train_here(const Arguments& arguments) {
+  TrainConfig config;
+  Options options("train", "", "");
+  config.add_to(options);
+  options.parse({arguments.begin() + 1, arguments.end()});
+  Console console(config.console);
+  RunPlan plan(config);
+  plan.describe(console);
+  return Trainer(std::move(plan), options.to_config(), console).run();
+}
+
+/// Ends the process: with 0 where training on the second GPU gave that one alone a context.
+[[noreturn]] void train_on_the_second_and_exit() {
+  int code = 1;
+  try {
+    const TemporaryFolder folder;
+    code = train_here(train_arguments(
+        "builtin:stories", folder / "run",
+        {"--device", "cuda:1", "--dtype", "bf16", "--save-every", "2", "--eval-every", "2"}));
+    fmt::print(stderr, "exit code {}; contexts: first GPU {}, second GPU {}\n", code,
+               test::has_gpu_context(0), test::has_gpu_context(1));
+    if (test::has_gpu_context(0) || !test::has_gpu_context(1)) code = 1;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}\n", error.what());
+  }
+  std::_Exit(code);
+}
+
+/// A context would take hundreds of megabytes, and could not be had on a GPU that is full. It lasts
+/// as long as the process, so that the test needs one of its own, in which nothing asks for cuda:0.
+TEST(SecondOnGpuDeathTest, TrainingLeavesTheFirstAlone) {
+  if (cuda_device_count() < 2) GTEST_SKIP() << "needs two GPUs, there is " << cuda_device_count();
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_EXIT(train_on_the_second_and_exit(), testing::ExitedWithCode(0), "");
 }
 
 TEST_F(OnGpu, RetrievalSuitesRun) {
