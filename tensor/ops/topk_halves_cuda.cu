@@ -1,6 +1,6 @@
 // As topk_few_cuda.cuh says, by two elements an instruction: their maxima, and which of them are as
-// large as the bound, a bit for each. A warp keeps a row in registers; longer rows come through
-// shared memory, where a block has one that it searches and two that are on their way.
+// large as the bound, a bit for each. Rows come through shared memory, a later one while a warp or,
+// of longer rows, a block searches this one.
 #include <algorithm>
 #include <limits>
 
@@ -148,101 +148,172 @@ __device__ __noinline__ void rank_many(Candidates<T, Shape>& candidates, const T
   write_by_rank(candidates, from, k, values, indices);
 }
 
-constexpr int kWarpRows = 4;  // of a block
-/// Elements of a row that a warp keeps.
+constexpr int kWarpRows = 4;          // of a block at a time
+constexpr int kWarpBlocksAtOnce = 6;  // of a multiprocessor
+/// Elements of a row of a warp.
 constexpr int64_t kMostOfWarp = 32 * kMaskPacks * kWidth;
 /// Of more, there would rarely be so few as large as the k-th of 32 maxima that a lane can have
 /// one.
 constexpr int64_t kMostKOfWarp = 20;
+/// Rows of a warp in shared memory: one that it searches and one that is on its way.
+constexpr int kWarpStages = 2;
 
+/// A warp takes rows in turn. Rows are of whole packs.
 template <class T>
-__global__ void __launch_bounds__(32 * kWarpRows)
+__global__ void __launch_bounds__(32 * kWarpRows, kWarpBlocksAtOnce)
     few_of_warp_rows(const T* __restrict__ x, int64_t stride, int64_t rows, int length, int k,
                      T* __restrict__ values, int64_t* __restrict__ indices) {
   using Shape = RowShape<32, kWidth, 0>;
   __shared__ Candidates<T, Shape> shared[kWarpRows];
-  const int64_t row = Shape::row();
-  if (row >= rows) return;
+  extern __shared__ __align__(16) unsigned char memory[];
   const int lane = Shape::thread();
-  const T* const from = x + row * stride;
-  uint32_t words[kMaskPacks][kWords];
-  const uint32_t nothing = lowest<T>().bits * 0x10001u;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int first = lane * kWidth;
+  constexpr int kStep = 32 * kWidth;
+  T* const own_rows = reinterpret_cast<T*>(memory) + warp * kWarpStages * length;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarpRows;
+  const auto fetch = [&](int64_t row, int stage) {
+    if (row < rows) {
+      const T* const from = x + row * stride;
+      T* const to = own_rows + stage * length;
+      for (int i = first; i < length; i += kStep) copy_pack_async(to + i, from + i);
+    }
+    end_copy_group();
+  };
+  auto& candidates = shared[warp];
+  int64_t row = Shape::row();
+  fetch(row, 0);
+  for (int stage = 0; row < rows; row += step, stage ^= 1) {
+    // Lanes are done with the row before this one.
+    fetch(row + step, stage ^ 1);
+    wait_for_copy_groups<1>();
+    __syncwarp();
+    const T* const staged = own_rows + stage * length;
+    const auto words_at = [&](int p, uint32_t(&words)[kWords]) {
+      const auto pack = load_pack<kWidth>(staged + first + p * kStep);
+      memcpy(words, &pack, sizeof pack);
+    };
+    uint32_t larger = lowest<T>().bits * 0x10001u;
 #pragma unroll
-  for (int p = 0; p < kMaskPacks; ++p) {
-    const int i = (p * 32 + lane) * kWidth;
-    Pack<T, kWidth> pack;
-    if (i < length) pack = load_pack<kWidth>(from + i);
-    memcpy(words[p], &pack, sizeof pack);
+    for (int p = 0; p < kMaskPacks; ++p) {
+      if (first + p * kStep >= length) break;
+      uint32_t words[kWords];
+      words_at(p, words);
 #pragma unroll
-    for (uint32_t& word : words[p]) word = i < length ? word : nothing;
-  }
-  uint32_t larger = nothing;
+      for (const uint32_t word : words) larger = larger_of_pairs<T>(larger, word);
+    }
+    const uint32_t bound = bound_of_warp(larger_half<T>(larger), k);
+    Mask mask;
 #pragma unroll
-  for (int p = 0; p < kMaskPacks; ++p) {
+    for (int p = 0; p < kMaskPacks; ++p) {
+      if (first + p * kStep >= length) break;
+      uint32_t words[kWords];
+      words_at(p, words);
+      mask.take<T>(p, words, bound);
+    }
+    const uint32_t own = mask.count();
+    uint32_t sum = own;
 #pragma unroll
-    for (const uint32_t word : words[p]) larger = larger_of_pairs<T>(larger, word);
-  }
-  const uint32_t bound = bound_of_warp(larger_half<T>(larger), k);
-  Mask mask;
-#pragma unroll
-  for (int p = 0; p < kMaskPacks; ++p) {
-    if ((p * 32 + lane) * kWidth < length) mask.take<T>(p, words[p], bound);
-  }
-  const uint32_t own = mask.count();
-  uint32_t sum = own;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const uint32_t other = __shfl_up_sync(0xffffffffu, sum, distance);
-    if (lane >= distance) sum += other;
-  }
-  const uint32_t count = __shfl_sync(0xffffffffu, sum, 31);
-  auto& candidates = shared[threadIdx.x / 32];
-  T* const row_values = values + row * k;
-  int64_t* const row_indices = indices + row * k;
-  if (count > 32) {
-    rank_many(candidates, from, length, bound, k, row_values, row_indices);
-    return;
-  }
-  uint32_t slot = sum - own;
-  mask.for_each([&](int pack, int element) {
-    candidates.places[slot++] = static_cast<uint32_t>((pack * 32 + lane) * kWidth + element);
-  });
-  __syncwarp();
-  // Elements in order, and equal ones in that of their places.
-  int32_t number = std::numeric_limits<int32_t>::min();
-  if (lane < static_cast<int>(count)) {
-    const uint32_t place = candidates.places[lane];
-    number = order_of(from[place]) * 0x10000 + static_cast<int32_t>(0xffff - place);
-  }
-  if (count > 1) number = sort_lanes(number);
-  if (lane < k) {
-    const int place = 0xffff - (number & 0xffff);
-    row_values[lane] = from[place];
-    row_indices[lane] = place;
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const uint32_t other = __shfl_up_sync(0xffffffffu, sum, distance);
+      if (lane >= distance) sum += other;
+    }
+    const uint32_t count = __shfl_sync(0xffffffffu, sum, 31);
+    T* const row_values = values + row * k;
+    int64_t* const row_indices = indices + row * k;
+    if (count > 32) {
+      rank_many(candidates, x + row * stride, length, bound, k, row_values, row_indices);
+    } else {
+      uint32_t slot = sum - own;
+      mask.for_each([&](int pack, int element) {
+        candidates.places[slot++] = static_cast<uint32_t>(pack * kStep + first + element);
+      });
+      __syncwarp();
+      // Elements in order, and equal ones in that of their places.
+      int32_t number = std::numeric_limits<int32_t>::min();
+      if (lane < static_cast<int>(count)) {
+        const uint32_t place = candidates.places[lane];
+        number = order_of(staged[place]) * 0x10000 + static_cast<int32_t>(0xffff - place);
+      }
+      if (count > 1) number = sort_lanes(number);
+      if (lane < k) {
+        const int place = 0xffff - (number & 0xffff);
+        row_values[lane] = staged[place];
+        row_indices[lane] = place;
+      }
+    }
+    __syncwarp();
   }
 }
 
-constexpr int kBlockThreads = 512;
-constexpr int kStages = 3;
+constexpr int kBlockThreads = 256;
+/// Rows of a block in shared memory, of short rows.
+constexpr int kMostStages = 3;
+/// Blocks of a multiprocessor with so many rows each.
+template <int kStages>
+constexpr int kBlocksAtOnce = kStages == 1 ? 3 : 4;
+/// Elements as large as the bound, at most, that a block ranks itself.
+constexpr int kMostRanked = 512;
+/// Places of elements are in 16 bits.
+constexpr int64_t kMostOfBlock = 0x10000;
 
-/// A block takes rows in turn, kBlockThreads threads a row; every thread reads of a row what it has
-/// copied itself. Rows are of whole packs.
+/// The elements of a row that are as large as its bound, in no order: numbers that are the larger,
+/// the earlier an element comes, of its key and of its place, and the elements. Numbers beyond
+/// `count` are zero.
+struct Ranked {
+  alignas(16) uint32_t numbers[kMostRanked];
+  uint16_t elements[kMostRanked];
+};
+
+/// Writes the first k by how many numbers are larger, which four lanes count for each.
 template <class T>
-__global__ void __launch_bounds__(kBlockThreads)
+__device__ __forceinline__ void write_ranked(const Ranked& ranked, int count, int k, T* values,
+                                             int64_t* indices) {
+  constexpr int kLanes = 4;
+  const int lane = static_cast<int>(threadIdx.x) % kLanes;
+  for (int first = 0; first < count; first += kBlockThreads / kLanes) {
+    const int own = first + static_cast<int>(threadIdx.x) / kLanes;
+    const uint32_t number = ranked.numbers[own];
+    int rank = 0;
+#pragma unroll 2
+    for (int i = lane * 4; i < count; i += kLanes * 4) {
+      const uint4 others = *reinterpret_cast<const uint4*>(ranked.numbers + i);
+      rank += (others.x > number) + (others.y > number) + (others.z > number) + (others.w > number);
+    }
+    rank = sum_over<kLanes>(rank);
+    if (lane == 0 && own < count && rank < k) {
+      T value;
+      value.bits = ranked.elements[own];
+      values[rank] = value;
+      indices[rank] = static_cast<int64_t>(0xffff - (number & 0xffff));
+    }
+  }
+}
+
+/// A block takes rows in turn, and a multiprocessor several blocks: what one of them has to wait
+/// for, others use. Every thread reads of a row what it has copied itself, and copies a later one
+/// there as soon as it has. Rows are of whole packs.
+template <class T, int kStages>
+__global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce<kStages>)
     few_of_block_rows(const T* __restrict__ x, int64_t stride, int64_t rows, int length, int k,
                       T* __restrict__ values, int64_t* __restrict__ indices) {
   using Shape = RowShape<kBlockThreads, kWidth, 0>;
   constexpr int kWarps = kBlockThreads / 32;
   constexpr int kStep = kBlockThreads * kWidth;
-  __shared__ Candidates<T, Shape> candidates;
+  // Rows take turns with two of these, so that two barriers a row are enough.
+  __shared__ union Found {
+    Ranked ranked[2];
+    Candidates<T, Shape> candidates;  // where there are too many
+  } found;
+  __shared__ uint32_t counts[2];
   __shared__ float bounds[kWarps];
   extern __shared__ __align__(16) unsigned char memory[];
   const int first = static_cast<int>(threadIdx.x) * kWidth;
-  const auto stage_of = [&](int stage) { return reinterpret_cast<T*>(memory) + stage * length; };
   const auto fetch = [&](int64_t row, int stage) {
     if (row < rows) {
       const T* const from = x + row * stride;
-      for (int i = first; i < length; i += kStep) copy_pack_async(stage_of(stage) + i, from + i);
+      T* const to = reinterpret_cast<T*>(memory) + stage * length;
+      for (int i = first; i < length; i += kStep) copy_pack_async(to + i, from + i);
     }
     end_copy_group();
   };
@@ -251,16 +322,22 @@ __global__ void __launch_bounds__(kBlockThreads)
     memcpy(words, &pack, sizeof pack);
   };
 #pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) {
+  for (int stage = 0; stage < kStages; ++stage) {
     fetch(blockIdx.x + int64_t{stage} * gridDim.x, stage);
   }
   int stage = 0;
-  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    // The stage of the row before is free: its last reader was this thread.
-    fetch(row + int64_t{kStages - 1} * gridDim.x, (stage + kStages - 1) % kStages);
+  int turn = 0;
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
+    Ranked& ranked = found.ranked[turn];
+    // Who read them last has passed a barrier since.
+    for (int i = static_cast<int>(threadIdx.x); i < kMostRanked; i += kBlockThreads) {
+      ranked.numbers[i] = 0;
+    }
+    if (threadIdx.x == 0) counts[turn] = 0;
     wait_for_copy_groups<kStages - 1>();
-    const T* const staged = stage_of(stage);
+    const T* const staged = reinterpret_cast<const T*>(memory) + stage * length;
     uint32_t larger = lowest<T>().bits * 0x10001u;
+#pragma unroll 4
     for (int i = first; i < length; i += kStep) {
       uint32_t words[kWords];
       words_at(staged, i, words);
@@ -271,7 +348,6 @@ __global__ void __launch_bounds__(kBlockThreads)
     T of_warp;
     of_warp.bits = static_cast<uint16_t>(
         bound_of_warp(larger_half<T>(larger), static_cast<int>(ceil_div(k, kWarps))));
-    if (threadIdx.x == 0) candidates.count = 0;
     if (threadIdx.x % 32 == 0) bounds[threadIdx.x / 32] = to_float(of_warp);
     __syncthreads();
     float least = bounds[threadIdx.x % kWarps];
@@ -292,64 +368,81 @@ __global__ void __launch_bounds__(kBlockThreads)
       }
       const uint32_t own = mask.count();
       if (own == 0) continue;
-      uint32_t slot = atomicAdd(&candidates.count, own);
-      if (slot + own > candidates.kMost) continue;
+      uint32_t slot = atomicAdd(&counts[turn], own);
+      if (slot + own > kMostRanked) continue;
       mask.for_each([&](int pack, int element) {
         const int place = begin + pack * kStep + element;
-        candidates.keys[slot] = KeyOf<T>::of(staged[place]);
-        candidates.places[slot++] = static_cast<uint32_t>(place);
+        const T value = staged[place];
+        ranked.numbers[slot] =
+            KeyOf<T>::of(value) * 0x10000u + static_cast<uint32_t>(0xffff - place);
+        ranked.elements[slot++] = value.bits;
       });
     }
+    fetch(row + int64_t{kStages} * gridDim.x, stage);
+    stage = stage == kStages - 1 ? 0 : stage + 1;
     __syncthreads();
-    const T* const from = x + row * stride;
     T* const row_values = values + row * k;
     int64_t* const row_indices = indices + row * k;
-    if (candidates.count > candidates.kMost) {
-      collect_exactly<T, Shape>(candidates, from, length, static_cast<uint32_t>(k));
+    const uint32_t count = counts[turn];
+    if (count <= kMostRanked) {
+      write_ranked(ranked, static_cast<int>(count), k, row_values, row_indices);
+    } else {
+      rank_many(found.candidates, x + row * stride, length, bound, k, row_values, row_indices);
+      __syncthreads();
     }
-    write_by_rank(candidates, from, k, row_values, row_indices);
-    __syncthreads();
-    stage = (stage + 1) % kStages;
   }
+}
+
+/// Blocks of a kernel with so much dynamic shared memory that a multiprocessor runs at a time.
+template <class Kernel>
+int64_t blocks_at_once(Kernel* kernel, unsigned threads, size_t shared, Stream stream) {
+  allow_shared_bytes(kernel, shared, stream);
+  const DeviceGuard guard(stream.device().index);
+  int blocks = 0;
+  WEFT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      &blocks, reinterpret_cast<const void*>(kernel), static_cast<int>(threads), shared));
+  return blocks;
 }
 
 template <class T>
 bool take_halves(const Tensor& x, Tensor& values, Tensor& indices, Stream stream) {
-  using Shape = RowShape<kBlockThreads, kWidth, 0>;
   const int64_t rows = x.size(0);
   const int64_t length = x.size(1);
   const int64_t k = values.size(1);
   if (!rows_are_aligned(x)) return false;
+  const int64_t multiprocessors = device_context(stream.device()).multiprocessors();
+  const auto run = [&](auto* kernel, int64_t blocks, unsigned threads, size_t shared) {
+    launch("topk", stream, {static_cast<unsigned>(blocks), threads, shared}, kernel, x.data<T>(),
+           x.strides()[0], rows, static_cast<int>(length), static_cast<int>(k), values.data<T>(),
+           indices.data<int64_t>());
+  };
   if (length <= kMostOfWarp && k <= kMostKOfWarp) {
-    launch("topk", stream, {blocks_for(rows, kWarpRows), 32 * kWarpRows}, few_of_warp_rows<T>,
-           x.data<T>(), x.strides()[0], rows, static_cast<int>(length), static_cast<int>(k),
-           values.data<T>(), indices.data<int64_t>());
+    constexpr unsigned kThreads = 32 * kWarpRows;
+    const auto kernel = &few_of_warp_rows<T>;
+    const auto shared = static_cast<size_t>(kWarpRows * kWarpStages * length) * sizeof(T);
+    const int64_t most =
+        std::max<int64_t>(1, blocks_at_once(kernel, kThreads, shared, stream)) * multiprocessors;
+    run(kernel, std::min(ceil_div(rows, int64_t{kWarpRows}), most), kThreads, shared);
     return true;
   }
   // Every thread must have an element for the bound to be near.
   constexpr int64_t kMostK = 128;
-  const auto shared = static_cast<size_t>(kStages * length) * sizeof(T);
-  const auto& properties = device_context(stream.device()).properties();
-  constexpr size_t kOwn = sizeof(Candidates<T, Shape>) + 1024;
-  if (k > kMostK || length < int64_t{kBlockThreads} * kWidth ||
-      shared + kOwn > properties.sharedMemPerBlockOptin) {
-    return false;
-  }
-  const auto kernel = &few_of_block_rows<T>;
-  allow_shared_bytes(kernel, shared, stream);
-  int per_multiprocessor = 0;
-  {
-    const DeviceGuard guard(stream.device().index);
-    WEFT_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-        &per_multiprocessor, reinterpret_cast<const void*>(kernel), kBlockThreads, shared));
-  }
-  const int64_t blocks =
-      std::min<int64_t>(rows, int64_t{std::max(1, per_multiprocessor)} *
-                                  device_context(stream.device()).multiprocessors());
-  launch("topk", stream, {static_cast<unsigned>(blocks), kBlockThreads, shared}, kernel,
-         x.data<T>(), x.strides()[0], rows, static_cast<int>(length), static_cast<int>(k),
-         values.data<T>(), indices.data<int64_t>());
-  return true;
+  if (k > kMostK || length < int64_t{kBlockThreads} * kWidth || length > kMostOfBlock) return false;
+  const auto run_blocks = [&]<int kStages>(int64_t least) {
+    const auto shared = static_cast<size_t>(kStages * length) * sizeof(T);
+    const auto kernel = &few_of_block_rows<T, kStages>;
+    const auto& properties = device_context(stream.device()).properties();
+    cudaFuncAttributes attributes{};
+    WEFT_CUDA_CHECK(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
+    if (shared + attributes.sharedSizeBytes > properties.sharedMemPerBlockOptin) return false;
+    const int64_t blocks = blocks_at_once(kernel, kBlockThreads, shared, stream);
+    if (blocks < least) return false;
+    run(kernel, std::min(rows, blocks * multiprocessors), kBlockThreads, shared);
+    return true;
+  };
+  // A block alone could not hide what it waits for.
+  return run_blocks.template operator()<kMostStages>(kBlocksAtOnce<kMostStages>) ||
+         run_blocks.template operator()<1>(2);
 }
 
 }  // namespace
