@@ -301,57 +301,71 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
   const int column = static_cast<int>(threadIdx.x) * kWidth;
   const auto length = static_cast<int>(p.length);
   const bool has_columns = column < length;
-  const int64_t begin = p.first_row(blockIdx.x);
-  const auto count = static_cast<int>(p.first_row(blockIdx.x + 1) - begin);
+  // Blocks take groups in turn, so that all of them walk the same part of memory at a time.
+  const auto rows_before = static_cast<int64_t>(blockIdx.x) * kRows;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kRows;
+  const auto groups = static_cast<int>((p.rows - rows_before + step - 1) / step);
+  const auto row_of = [&](int group) { return rows_before + group * step; };
   const auto place = [&](int stage, int input, int r) {
     return reinterpret_cast<T*>(norm_rows) + ((stage * 2 + input) * kRows + r) * length + column;
   };
-  const auto fetch = [&](int first, int stage) {
+  const auto fetch = [&](int group, int stage) {
+    const int64_t row = row_of(group);
     if constexpr (kBulk) {
-      if (threadIdx.x != 0 || first >= count) return;
-      const int rows = count - first < kRows ? count - first : kRows;
+      if (threadIdx.x != 0 || group >= groups) return;
+      const int rows = p.rows - row < kRows ? static_cast<int>(p.rows - row) : kRows;
       const auto bytes = static_cast<unsigned>(length * sizeof(T));
       const uint64_t policy = read_once_policy();
       arrive_expecting(arrived[stage], 2 * rows * bytes);
+      const auto copy = [&](int input, const T* from, int64_t stride) {
+        if (stride == length) {
+          copy_bulk(place(stage, input, 0), from + row * stride, rows * bytes, arrived[stage],
+                    policy);
+          return;
+        }
 #pragma unroll 1
-      for (int r = 0; r < rows; ++r) {
-        const int64_t row = begin + first + r;
-        copy_bulk(place(stage, 0, r), p.dy + row * p.dy_stride, bytes, arrived[stage], policy);
-        copy_bulk(place(stage, 1, r), p.x + row * p.x_stride, bytes, arrived[stage], policy);
-      }
+        for (int r = 0; r < rows; ++r) {
+          copy_bulk(place(stage, input, r), from + (row + r) * stride, bytes, arrived[stage],
+                    policy);
+        }
+      };
+      copy(0, p.dy, p.dy_stride);
+      copy(1, p.x, p.x_stride);
     } else {
-      for (int r = 0; r < kRows && first + r < count && has_columns; ++r) {
-        const int64_t row = begin + first + r;
-        copy_pack_async(place(stage, 0, r), p.dy + row * p.dy_stride + column);
-        copy_pack_async(place(stage, 1, r), p.x + row * p.x_stride + column);
+      for (int r = 0; r < kRows && row + r < p.rows && has_columns; ++r) {
+        copy_pack_async(place(stage, 0, r), p.dy + (row + r) * p.dy_stride + column);
+        copy_pack_async(place(stage, 1, r), p.x + (row + r) * p.x_stride + column);
       }
       end_copy_group();
     }
   };
-  // x * scale + shift is the normalised value, h. Each lane has those of one row of 32, and reads
-  // those of the 32 after them.
+  // x * scale + shift is the normalised value, h. Each lane has those of one row of the next 32,
+  // and reads those of the 32 after them.
+  constexpr int kGroupsOfWarp = 32 / kRows;
   struct Statistics {
     A scale, shift;
   };
-  const auto load_statistics = [&](int first) {
+  const auto load_statistics = [&](int group) {
     Statistics result{};
-    const int i = first + static_cast<int>(threadIdx.x) % 32;
-    if (i < count) {
-      result.scale = p.scale[begin + i];
-      if (kCentred) result.shift = -p.mean[begin + i] * result.scale;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int64_t row = row_of(group + lane / kRows) + lane % kRows;
+    if (row < p.rows) {
+      result.scale = p.scale[row];
+      if (kCentred) result.shift = -p.mean[row] * result.scale;
     }
     return result;
   };
   Statistics of_lane;
   Statistics of_lane_next = load_statistics(0);
   Pack<T, kWidth> next_added[kRows];
-  const auto load_added = [&](int first) {
+  const auto load_added = [&](int group) {
     if constexpr (!kCentred) {
       if (p.added == nullptr || !has_columns) return;
+      const int64_t row = row_of(group);
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        if (first + r >= count) break;
-        next_added[r] = load_pack<kWidth>(p.added + (begin + first + r) * p.added_stride + column);
+        if (row + r >= p.rows) break;
+        next_added[r] = load_pack<kWidth>(p.added + (row + r) * p.added_stride + column);
       }
     }
   };
@@ -362,31 +376,32 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
   }
   __syncthreads();
 #pragma unroll
-  for (int stage = 0; stage < kStages - 1; ++stage) fetch(stage * kRows, stage);
+  for (int stage = 0; stage < kStages - 1; ++stage) fetch(stage, stage);
   load_added(0);
   A gain[kWidth] = {};
   if (has_columns) load_values<kWidth>(p.gain + column, gain);
   A gain_sums[kWidth] = {};
   A bias_sums[kWidth] = {};
   const A share = A(1) / static_cast<A>(length);
-  T* dx = p.dx + begin * p.length + column;
   int stage = 0;
   unsigned parity = 0;
   int buffer = 0;
-  for (int first = 0; first < count; first += kRows, buffer ^= 1) {
-    if (first % 32 == 0) {
+  for (int group = 0; group < groups; ++group, buffer ^= 1) {
+    const int64_t row = row_of(group);
+    const int first_lane = group % kGroupsOfWarp * kRows;
+    if (first_lane == 0) {
       of_lane = of_lane_next;
-      of_lane_next = load_statistics(first + 32);
+      of_lane_next = load_statistics(group + kGroupsOfWarp);
     }
     Statistics rows[kRows];
     Pack<T, kWidth> added[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      rows[r].scale = shuffle(of_lane.scale, first % 32 + r);
-      rows[r].shift = kCentred ? shuffle(of_lane.shift, first % 32 + r) : A(0);
+      rows[r].scale = shuffle(of_lane.scale, first_lane + r);
+      rows[r].shift = kCentred ? shuffle(of_lane.shift, first_lane + r) : A(0);
       if (!kCentred) added[r] = next_added[r];
     }
-    load_added(first + kRows);
+    load_added(group + 1);
     if constexpr (kBulk) {
       wait(arrived[stage], parity);
     } else {
@@ -395,7 +410,7 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
     A sums[kRows * kSums] = {};
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (first + r >= count || !has_columns) break;
+      if (row + r >= p.rows || !has_columns) break;
       A d[kWidth], values[kWidth];
       unpack(load_pack<kWidth>(place(stage, 0, r)), d);
       unpack(load_pack<kWidth>(place(stage, 1, r)), values);
@@ -408,10 +423,10 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
     }
     sum_together(sums, parts[buffer]);
     // All threads have walked the rows before these.
-    fetch(first + (kStages - 1) * kRows, stage == 0 ? kStages - 1 : stage - 1);
+    fetch(group + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if (first + r >= count || !has_columns) break;
+      if (row + r >= p.rows || !has_columns) break;
       // dx = scale * (u - mean(u) - h * mean(u * h)), as two fused steps from h.
       const A slope = -sums[r * kSums] * share * rows[r].scale;
       const A offset = kCentred ? -sums[r * kSums + 1] * share * rows[r].scale : A(0);
@@ -430,19 +445,15 @@ __global__ void __launch_bounds__(kMostWideThreads) norm_backward_wide(const Nor
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) values[k] += d[k];
       }
-      store_pack(dx + r * p.length, packed<T>(values));
+      store_pack(p.dx + (row + r) * p.length + column, packed<T>(values));
     }
-    dx += kRows * p.length;
     stage = stage == kStages - 1 ? 0 : stage + 1;
     parity ^= stage == 0 ? 1u : 0u;
   }
   if (!has_columns) return;
   A* const to = p.partials + static_cast<int64_t>(blockIdx.x) * kSums * p.length + column;
-#pragma unroll
-  for (int k = 0; k < kWidth; ++k) {
-    to[k] = gain_sums[k];
-    if (kCentred) to[p.length + k] = bias_sums[k];
-  }
+  store_values(to, gain_sums);
+  if constexpr (kCentred) store_values(to + p.length, bias_sums);
 }
 
 // Blocks of 32 columns by 16 rows at a time, or by 32 parts of sums.
