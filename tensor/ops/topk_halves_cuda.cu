@@ -2,7 +2,6 @@
 // large as the bound, a bit for each. Rows come through shared memory, a later one while a warp or,
 // of longer rows, a block searches this one.
 #include <algorithm>
-#include <limits>
 
 #include "cuda/async_copy.cuh"
 #include "cuda/shared_memory.cuh"
@@ -54,20 +53,24 @@ __device__ __forceinline__ uint32_t not_smaller(uint32_t pair, uint32_t bound) {
 #endif
 }
 
-/// An element's order, 16 bits with a sign: NaN is the largest, and both zeros are the same.
+/// A number that is the larger, the earlier an element comes, of its key and of its place, of 16
+/// bits.
 template <class T>
-__device__ __forceinline__ int32_t order_of(T element) {
-  return static_cast<int32_t>(KeyOf<T>::of(element)) - 0x8000;
+__device__ __forceinline__ uint32_t number_of(T element, int place) {
+  return KeyOf<T>::of(element) * 0x10000u + static_cast<uint32_t>(0xffff - place);
+}
+__device__ __forceinline__ int place_of(uint32_t number) {
+  return static_cast<int>(0xffff - (number & 0xffff));
 }
 
 /// Sorts the lanes' numbers, the largest first.
-__device__ __forceinline__ int32_t sort_lanes(int32_t value) {
+__device__ __forceinline__ uint32_t sort_lanes(uint32_t value) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int size = 2; size <= 32; size *= 2) {
 #pragma unroll
     for (int distance = size / 2; distance > 0; distance /= 2) {
-      const int32_t other = __shfl_xor_sync(0xffffffffu, value, distance);
+      const uint32_t other = __shfl_xor_sync(0xffffffffu, value, distance);
       const bool takes_larger = ((lane & distance) == 0) == ((lane & size) == 0);
       value = takes_larger ? max(value, other) : min(value, other);
     }
@@ -78,13 +81,12 @@ __device__ __forceinline__ int32_t sort_lanes(int32_t value) {
 /// The k-th of the lanes' largest elements, for all of them, twice in a word.
 template <class T>
 __device__ __forceinline__ uint32_t bound_of_warp(T largest, int k) {
-  // The bits below the order find the lane again, and with it the element as it is.
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int32_t number = order_of(largest) * 32 + lane;
-  const int32_t found = k == 1 ? __reduce_max_sync(0xffffffffu, number)
-                               : __shfl_sync(0xffffffffu, sort_lanes(number), k - 1);
+  // The bits below the key find the lane again, and with it the element as it is.
+  const uint32_t number = KeyOf<T>::of(largest) * 32 + threadIdx.x % 32;
+  const uint32_t found = k == 1 ? __reduce_max_sync(0xffffffffu, number)
+                                : __shfl_sync(0xffffffffu, sort_lanes(number), k - 1);
   const auto bits = static_cast<uint32_t>(largest.bits);
-  return __shfl_sync(0xffffffffu, bits, found & 31) * 0x10001u;
+  return __shfl_sync(0xffffffffu, bits, static_cast<int>(found & 31)) * 0x10001u;
 }
 
 /// Which elements of kMaskPacks packs of a lane are not smaller than the bound. Bit i of `halves`
@@ -132,7 +134,7 @@ __device__ __forceinline__ T larger_half(uint32_t pair) {
   return value;
 }
 
-/// Where too many elements are as large as the bound for the lanes of a warp.
+/// Where too many elements are as large as the bound.
 template <class T, class Shape>
 __device__ __noinline__ void rank_many(Candidates<T, Shape>& candidates, const T* from,
                                        int64_t length, uint32_t bound, int k, T* values,
@@ -152,9 +154,8 @@ constexpr int kWarpRows = 4;          // of a block at a time
 constexpr int kWarpBlocksAtOnce = 6;  // of a multiprocessor
 /// Elements of a row of a warp.
 constexpr int64_t kMostOfWarp = 32 * kMaskPacks * kWidth;
-/// Of more, there would rarely be so few as large as the k-th of 32 maxima that a lane can have
-/// one.
-constexpr int64_t kMostKOfWarp = 20;
+/// Of more, there would often be too many as large as the k-th of 32 maxima for a warp to rank.
+constexpr int64_t kMostKOfWarp = 28;
 /// Rows of a warp in shared memory: one that it searches and one that is on its way.
 constexpr int kWarpStages = 2;
 
@@ -221,25 +222,34 @@ __global__ void __launch_bounds__(32 * kWarpRows, kWarpBlocksAtOnce)
     const uint32_t count = __shfl_sync(0xffffffffu, sum, 31);
     T* const row_values = values + row * k;
     int64_t* const row_indices = indices + row * k;
-    if (count > 32) {
+    if (count > Candidates<T, Shape>::kMost) {
       rank_many(candidates, x + row * stride, length, bound, k, row_values, row_indices);
     } else {
       uint32_t slot = sum - own;
       mask.for_each([&](int pack, int element) {
-        candidates.places[slot++] = static_cast<uint32_t>(pack * kStep + first + element);
+        const int place = pack * kStep + first + element;
+        candidates.keys[slot++] = number_of(staged[place], place);
       });
       __syncwarp();
-      // Elements in order, and equal ones in that of their places.
-      int32_t number = std::numeric_limits<int32_t>::min();
-      if (lane < static_cast<int>(count)) {
-        const uint32_t place = candidates.places[lane];
-        number = order_of(staged[place]) * 0x10000 + static_cast<int32_t>(0xffff - place);
-      }
-      if (count > 1) number = sort_lanes(number);
-      if (lane < k) {
-        const int place = 0xffff - (number & 0xffff);
-        row_values[lane] = staged[place];
-        row_indices[lane] = place;
+      const auto write = [&](int rank, uint32_t number) {
+        const int place = place_of(number);
+        row_values[rank] = staged[place];
+        row_indices[rank] = place;
+      };
+      if (count <= 32) {
+        uint32_t number = lane < static_cast<int>(count) ? candidates.keys[lane] : 0;
+        if (count > 1) number = sort_lanes(number);
+        if (lane < k) write(lane, number);
+      } else {
+        for (uint32_t i = lane; i < count; i += 32) {
+          const uint32_t number = candidates.keys[i];
+          int rank = 0;
+#pragma unroll 8
+          for (uint32_t other = 0; other < count; ++other) {
+            rank += candidates.keys[other] > number;
+          }
+          if (rank < k) write(rank, number);
+        }
       }
     }
     __syncwarp();
@@ -254,12 +264,11 @@ template <int kStages>
 constexpr int kBlocksAtOnce = kStages == 1 ? 3 : 4;
 /// Elements as large as the bound, at most, that a block ranks itself.
 constexpr int kMostRanked = 512;
-/// Places of elements are in 16 bits.
+/// Its places have 16 bits.
 constexpr int64_t kMostOfBlock = 0x10000;
 
-/// The elements of a row that are as large as its bound, in no order: numbers that are the larger,
-/// the earlier an element comes, of its key and of its place, and the elements. Numbers beyond
-/// `count` are zero.
+/// The elements of a row that are as large as its bound, in no order, and their numbers, beyond
+/// which there are zeros.
 struct Ranked {
   alignas(16) uint32_t numbers[kMostRanked];
   uint16_t elements[kMostRanked];
@@ -285,7 +294,7 @@ __device__ __forceinline__ void write_ranked(const Ranked& ranked, int count, in
       T value;
       value.bits = ranked.elements[own];
       values[rank] = value;
-      indices[rank] = static_cast<int64_t>(0xffff - (number & 0xffff));
+      indices[rank] = place_of(number);
     }
   }
 }
@@ -373,8 +382,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce<kStages>)
       mask.for_each([&](int pack, int element) {
         const int place = begin + pack * kStep + element;
         const T value = staged[place];
-        ranked.numbers[slot] =
-            KeyOf<T>::of(value) * 0x10000u + static_cast<uint32_t>(0xffff - place);
+        ranked.numbers[slot] = number_of(value, place);
         ranked.elements[slot++] = value.bits;
       });
     }
@@ -425,9 +433,10 @@ bool take_halves(const Tensor& x, Tensor& values, Tensor& indices, Stream stream
     run(kernel, std::min(ceil_div(rows, int64_t{kWarpRows}), most), kThreads, shared);
     return true;
   }
-  // Every thread must have an element for the bound to be near.
+  // Every thread must have some elements for the bound to be near.
   constexpr int64_t kMostK = 128;
-  if (k > kMostK || length < int64_t{kBlockThreads} * kWidth || length > kMostOfBlock) return false;
+  constexpr int64_t kLeastOfBlock = 2 * int64_t{kBlockThreads} * kWidth;
+  if (k > kMostK || length < kLeastOfBlock || length > kMostOfBlock) return false;
   const auto run_blocks = [&]<int kStages>(int64_t least) {
     const auto shared = static_cast<size_t>(kStages * length) * sizeof(T);
     const auto kernel = &few_of_block_rows<T, kStages>;
