@@ -82,44 +82,67 @@ WEFT_HOST_DEVICE inline void normal_pair(uint32_t word0, uint32_t word1, float& 
 WEFT_HOST_DEVICE inline float root_of_normal(float x) {
 #ifdef __CUDA_ARCH__
   // What sqrt() does where x is in this range, without the branch for all others, which would keep
-  // the steps of several numbers from being mixed.
+  // the steps of several numbers from being mixed. The bound is for zero, whose inverse is
+  // infinite.
   float inverse;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
+  inverse = std::fmin(std::fabs(inverse), 0x1p20f);
   const float root = x * inverse;
-  const float half = 0.5f * inverse;
-  const float better = std::fma(std::fma(-root, root, x), half, root);
-  return x > 0 ? better : x;
+  return std::fma(std::fma(-root, root, x), 0.5f * inverse, root);
 #else
   return std::sqrt(x);
 #endif
 }
 
-/// normal_pair(), to the bit, in fewer integer instructions, of which a GPU runs half as many at a
-/// time as of floating ones: exponents and angles stay where they are in their words, and powers of
-/// two move into constants.
+/// 2 ln(1 + g / 2), with the steps of log_near_one(g / 2).
+WEFT_HOST_DEVICE inline float twice_log_near_one(float g) {
+  float q = std::fma(0x1.1457a8p-14f, g, -0x1.de3c16p-13f);
+  q = std::fma(q, g, 0x1.e6f06ap-12f);
+  q = std::fma(q, g, -0x1.fc2208p-11f);
+  q = std::fma(q, g, 0x1.233768p-9f);
+  q = std::fma(q, g, -0x1.555c4ep-8f);
+  q = std::fma(q, g, 0x1.99a4b6p-7f);
+  q = std::fma(q, g, -0x1.000006p-5f);
+  q = std::fma(q, g, 0x1.555548p-4f);
+  q = std::fma(q, g, -0.25f);
+  return std::fma(g * g, q, g);
+}
+
+WEFT_HOST_DEVICE inline bool has_bit(uint32_t word, uint32_t bit) {
+#ifdef __CUDA_ARCH__
+  // Of what says the same in C++, the compiler makes a shift, a mask and a comparison.
+  asm("and.b32 %0, %0, %1;" : "+r"(word) : "r"(bit));
+  return word != 0;
+#else
+  return (word & bit) != 0;
+#endif
+}
+
+/// normal_pair(), to the bit, in fewer instructions, of the integer ones above all, of which a GPU
+/// runs half as many at a time as of floating ones: exponents and angles stay where they are in
+/// their words, and powers of two move into constants.
 WEFT_HOST_DEVICE inline void lean_normal_pair(uint32_t word0, uint32_t word1, float& z0,
                                               float& z1) {
   const float v = static_cast<float>(static_cast<int32_t>((word0 >> 8) + 1));  // times 2^24
-  constexpr uint32_t kLeast = 0x3f3504f3u;                                     // sqrt(1/2)
-  const uint32_t above = std::bit_cast<uint32_t>(v) - (kLeast + (24u << 23));
-  const float f = std::bit_cast<float>((above & 0x7fffffu) + kLeast) - 1.0f;
-  const float k = static_cast<float>(static_cast<int32_t>(above & 0xff800000u));  // times 2^23
-  const float log_v = std::fma(k, 0x1.62e43p-24f, log_near_one(f));
-  const float r = root_of_normal(-2.0f * log_v);
+  const uint32_t bits = std::bit_cast<uint32_t>(v);
+  constexpr uint32_t kScale = 24u << 23;
+  const uint32_t exponent = (bits - (0x3f3504f3u + kScale)) & 0xff800000u;  // of v / sqrt(1/2)
+  const float k = static_cast<float>(static_cast<int32_t>(exponent));       // times 2^23
+  const float g = std::fma(std::bit_cast<float>(bits - exponent - kScale), 2.0f, -2.0f);
+  const float twice_log = std::fma(k, 0x1.62e43p-23f, twice_log_near_one(g));
+  const float r = root_of_normal(-twice_log);
 
   // The rest of the angle beside its nearest quarter, times 2^10.
   const auto rest = static_cast<int32_t>((word1 << 2) & 0xfffffc00u);
   const float a = static_cast<float>(rest) * 0x1.921fb6p-32f;
   float sine, cosine;
   sine_and_cosine(a, sine, cosine);
-  // The quarter is in the two upper bits of this, and the next one in those of `next`.
+  // The upper bit turns by a half, the one below by a quarter.
   const uint32_t quarter = word1 + (1u << 29);
-  const uint32_t next = word1 + (3u << 29);
-  const bool swapped = (quarter & (1u << 30)) != 0;
-  const uint32_t x = std::bit_cast<uint32_t>(swapped ? sine : cosine) ^ (next & (1u << 31));
-  const uint32_t y = std::bit_cast<uint32_t>(swapped ? cosine : sine) ^ (quarter & (1u << 31));
-  z0 = r * std::bit_cast<float>(x);
-  z1 = r * std::bit_cast<float>(y);
+  const bool swapped = has_bit(quarter, 1u << 30);
+  const float turned = std::bit_cast<float>(std::bit_cast<uint32_t>(r) ^ (quarter & (1u << 31)));
+  z0 = turned * (swapped ? -sine : cosine);
+  z1 = turned * (swapped ? cosine : sine);
 }
 
 }  // namespace weft
