@@ -10,8 +10,8 @@ namespace {
 using namespace cuda;
 
 constexpr int kThreads = 128;
-/// Sorted positions that one block adds up.
-constexpr int64_t kChunk = 64;
+/// Sorted positions of a chunk, which is what a block adds up.
+constexpr int kChunk = 32;
 /// Rows read ahead.
 constexpr int kAhead = 4;
 
@@ -28,9 +28,18 @@ struct SortedRows {
   __device__ __forceinline__ int64_t end_of(int64_t begin) const {
     return begin + kChunk < count ? begin + kChunk : count;
   }
-  /// Whether the row before this one in the order has the same key.
-  __device__ __forceinline__ bool continues(int64_t at) const {
-    return at > 0 && at < count && keys[at - 1] == keys[at];
+  /// Where the keys larger than this one, which position `at` has, begin.
+  __device__ __forceinline__ int64_t end_of_run(uint32_t key, int64_t at) const {
+    int64_t beyond = count;
+    while (beyond - at > 1) {
+      const int64_t middle = (at + beyond) / 2;
+      (keys[middle] == key ? at : beyond) = middle;
+    }
+    return beyond;
+  }
+  /// The key at a position, or one that there is not.
+  __device__ __forceinline__ uint32_t key_at(int64_t at) const {
+    return at >= 0 && at < count ? keys[at] : 0xffffffffu;
   }
 };
 
@@ -53,38 +62,61 @@ __device__ __forceinline__ void write_row(To* to, const sum_t<To> (&total)[kWidt
   }
 }
 
-/// Adds up the runs of equal keys of chunk blockIdx.x in columns of blockIdx.y. A run that lies
-/// within the chunk is done then; the sum of one that comes from the chunk before goes to
-/// parts[chunk][0], that of one that only goes on into the next to parts[chunk][1].
+/// Adds up the runs of equal keys of chunk blockIdx.x in columns of blockIdx.y. The chunk in which
+/// a run begins takes all of it where it ends within the next one. Of longer runs every chunk takes
+/// its own part: the sum of one that comes from the chunk before goes to parts[chunk][0], that of
+/// one that only goes on into the next to parts[chunk][1].
 template <class T, class To, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     add_chunks(const T* __restrict__ source, int64_t stride, const SortedRows rows,
                To* __restrict__ to, int64_t to_stride, sum_t<T>* __restrict__ parts, int64_t length,
                bool overwrite) {
   using A = sum_t<T>;
+  static_assert(2 * kChunk <= kThreads);
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
   const int64_t chunk = blockIdx.x;
   const int64_t begin = chunk * kChunk;
-  const int64_t end = rows.end_of(begin);
+  const auto count = static_cast<int>(rows.end_of(begin) - begin);
+  const auto with_next = static_cast<int>(rows.end_of(rows.end_of(begin)) - begin);
   // Read at once, so that rows need not wait for their positions one by one.
-  __shared__ uint32_t chunk_keys[kChunk];
-  __shared__ uint32_t chunk_positions[kChunk];
-  for (int i = static_cast<int>(threadIdx.x); i < static_cast<int>(end - begin); i += kThreads) {
-    chunk_keys[i] = rows.keys[begin + i];
-    chunk_positions[i] = rows.positions[begin + i];
+  __shared__ uint32_t keys[2 * kChunk];
+  __shared__ uint32_t positions[2 * kChunk];
+  const auto lane = static_cast<int>(threadIdx.x);
+  if (lane < with_next) {
+    keys[lane] = rows.keys[begin + lane];
+    positions[lane] = rows.positions[begin + lane];
   }
+  const uint32_t before = rows.key_at(begin - 1);
+  const uint32_t chunk_before = rows.key_at(begin - kChunk);
+  const uint32_t before_that = rows.key_at(begin - kChunk - 1);
+  const uint32_t after = rows.key_at(begin + with_next);
   __syncthreads();
   if (column >= length) return;
-  const bool goes_on = rows.continues(end);
-  bool comes_from_before = rows.continues(begin);
-  uint32_t key = chunk_keys[0];
+  const uint32_t first = keys[0];
+  const uint32_t last = keys[count - 1];
+  bool comes_from_before = before == first;
+  bool goes_on = count < with_next && keys[count] == last;
+  int i = 0;
+  int end = count;
+  const bool begins_in_chunk_before =
+      comes_from_before && (chunk_before != first || before_that != first);
+  const bool begins_here = last != first || !comes_from_before;
+  if (begins_in_chunk_before && (last != first || !goes_on)) {
+    while (i < count && keys[i] == first) ++i;
+    if (i == count) return;
+    comes_from_before = false;
+  }
+  if (goes_on && begins_here && (keys[with_next - 1] != last || after != last)) {
+    while (end < with_next && keys[end] == last) ++end;
+    goes_on = false;
+  }
+  uint32_t key = keys[i];
   A total[kWidth] = {};
   const auto finish_run = [&](bool to_be_continued) {
     if (key < rows.size) {
       if (comes_from_before || to_be_continued) {
         A* const part = parts + (2 * chunk + (comes_from_before ? 0 : 1)) * length + column;
-#pragma unroll
-        for (int k = 0; k < kWidth; ++k) part[k] = total[k];
+        write_row(part, total, /*overwrite=*/true);
       } else {
         write_row(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
       }
@@ -93,20 +125,18 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) total[k] = 0;
   };
-  for (int64_t i = begin; i < end; i += kAhead) {
+  for (; i < end; i += kAhead) {
     Pack<T, kWidth> ahead[kAhead];
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
-      if (i + j < end) {
-        ahead[j] = load_pack<kWidth>(source + chunk_positions[i + j - begin] * stride + column);
-      }
+      if (i + j < end) ahead[j] = load_pack<kWidth>(source + positions[i + j] * stride + column);
     }
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) {
       if (i + j < end) {
-        if (chunk_keys[i + j - begin] != key) {
+        if (keys[i + j] != key) {
           finish_run(/*to_be_continued=*/false);
-          key = chunk_keys[i + j - begin];
+          key = keys[i + j];
         }
 #pragma unroll
         for (int k = 0; k < kWidth; ++k) total[k] += widen(ahead[j].values[k]);
@@ -116,35 +146,48 @@ __global__ void __launch_bounds__(kThreads)
   finish_run(goes_on);
 }
 
-/// Adds up the parts of the run that begins in chunk blockIdx.x and goes on into the next, if there
-/// is one.
+/// Adds up the parts of the runs that begin in one of the chunks from blockIdx.x * kThreads on, in
+/// columns of blockIdx.y.
 template <class To, int kWidth>
 __global__ void __launch_bounds__(kThreads)
     join_chunks(const SortedRows rows, To* __restrict__ to, int64_t to_stride,
                 const sum_t<To>* __restrict__ parts, int64_t length, bool overwrite) {
   using A = sum_t<To>;
+  // Each thread looks at one chunk.
+  __shared__ int64_t found[kThreads];
+  __shared__ int found_count;
+  if (threadIdx.x == 0) found_count = 0;
+  __syncthreads();
+  {
+    const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kChunk;
+    const int64_t end = begin + kChunk;
+    if (end + kChunk < rows.count) {
+      const uint32_t key = rows.keys[end - 1];
+      const bool begins_here = rows.keys[begin] != key || rows.key_at(begin - 1) != key;
+      if (key < rows.size && begins_here && rows.keys[end + kChunk] == key) {
+        found[atomicAdd(&found_count, 1)] = begin / kChunk;
+      }
+    }
+  }
+  __syncthreads();
   const int64_t column = (static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kWidth;
   if (column >= length) return;
-  int64_t chunk = blockIdx.x;
-  const int64_t begin = chunk * kChunk;
-  int64_t end = rows.end_of(begin);
-  if (!rows.continues(end)) return;
-  const uint32_t key = rows.keys[end - 1];
-  if (key >= rows.size) return;
-  if (rows.keys[begin] == key && rows.continues(begin)) return;  // begun in a chunk before
-  const A* part = parts + (2 * chunk + 1) * length + column;
-  A total[kWidth];
+  for (int i = 0; i < found_count; ++i) {
+    const int64_t chunk = found[i];
+    const uint32_t key = rows.keys[(chunk + 1) * kChunk - 1];
+    const int64_t last = (rows.end_of_run(key, (chunk + 2) * kChunk) - 1) / kChunk;
+    const A* part = parts + (2 * chunk + 1) * length + column;
+    A total[kWidth];
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) total[k] = part[k];
-  while (end < rows.count && rows.keys[end] == key) {
-    ++chunk;
-    part = parts + 2 * chunk * length + column;
+    for (int k = 0; k < kWidth; ++k) total[k] = part[k];
+    part += length;
+#pragma unroll 4
+    for (int64_t next = chunk + 1; next <= last; ++next, part += 2 * length) {
 #pragma unroll
-    for (int k = 0; k < kWidth; ++k) total[k] += part[k];
-    end = rows.end_of(chunk * kChunk);
-    if (rows.keys[end - 1] != key) break;
+      for (int k = 0; k < kWidth; ++k) total[k] += part[k];
+    }
+    write_row(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
   }
-  write_row(to + static_cast<int64_t>(key) * to_stride + column, total, overwrite);
 }
 
 template <class T, class To, int kWidth>
@@ -159,7 +202,8 @@ void add_sorted(const Tensor& source, const SortedRows& rows, Tensor& to, bool o
   const int64_t to_stride = to.strides()[0];
   launch("add_rows", stream, {grid, kThreads}, add_chunks<T, To, kWidth>, source.data<T>(),
          source.strides()[0], rows, to.data<To>(), to_stride, parts.data<A>(), length, overwrite);
-  launch("add_rows", stream, {grid, kThreads}, join_chunks<To, kWidth>, rows, to.data<To>(),
+  const dim3 join_grid(blocks_for(chunks, kThreads), grid.y);
+  launch("add_rows", stream, {join_grid, kThreads}, join_chunks<To, kWidth>, rows, to.data<To>(),
          to_stride, parts.data<A>(), length, overwrite);
 }
 
