@@ -125,6 +125,18 @@ __device__ __forceinline__ uint32_t first_place(const uint32_t* __restrict__ cou
   return before;
 }
 
+/// The lanes with the same value of kDigits or less; in ballots, which take less time than a match.
+__device__ __forceinline__ uint32_t lanes_with(uint32_t value) {
+  uint32_t lanes = 0xffffffffu;
+#pragma unroll
+  for (int bit = 0; bit <= kBits; ++bit) {
+    const bool is_set = (value >> bit & 1) != 0;
+    const uint32_t others = __ballot_sync(0xffffffffu, is_set);
+    lanes &= is_set ? others : ~others;
+  }
+  return lanes;
+}
+
 /// Puts keys and positions into the order of the digit at `shift`, and counts the next digit where
 /// `next_counts` is not null. Positions that are null are those of the keys.
 __global__ void __launch_bounds__(kThreads)
@@ -135,31 +147,39 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ uint32_t place[kDigits];
   // Keys of each warp with each digit, and then those of the warps before.
   __shared__ alignas(uint32_t) uint16_t of_warp[kWarps][kDigits];
+  uint32_t i = shares.begin() + threadIdx.x;
+  uint32_t key = 0;
+  uint32_t position = i;
+  const auto load = [&] {
+    if (i >= shares.end()) return;
+    key = keys[i];
+    position = positions == nullptr ? i : positions[i];
+  };
+  load();  // on its way beside the counts
   const uint32_t first = first_place(counts, shares.blocks);
   if (threadIdx.x < kDigits) place[threadIdx.x] = first;
   const uint32_t warp = threadIdx.x / 32;
   const uint32_t lanes_before = (1u << (threadIdx.x % 32)) - 1;
   for (uint32_t begin = shares.begin(); begin < shares.end(); begin += kThreads) {
-    for (uint32_t i = threadIdx.x; i < kWarps * kDigits / 2; i += kThreads) {
-      reinterpret_cast<uint32_t*>(of_warp)[i] = 0;
+    for (uint32_t j = threadIdx.x; j < kWarps * kDigits / 2; j += kThreads) {
+      reinterpret_cast<uint32_t*>(of_warp)[j] = 0;
     }
     __syncthreads();
-    const uint32_t i = begin + threadIdx.x;
     const bool has_key = i < shares.end();
-    const uint32_t key = has_key ? keys[i] : 0;
-    const uint32_t position = !has_key || positions == nullptr ? i : positions[i];
     const uint32_t digit = (key >> shift) % kDigits;
-    const uint32_t equals = __match_any_sync(0xffffffffu, has_key ? digit : kDigits);
+    const uint32_t equals = lanes_with(has_key ? digit : kDigits);
     const auto number = static_cast<uint32_t>(__popc(equals & lanes_before));
     if (has_key && number == 0) of_warp[warp][digit] = static_cast<uint16_t>(__popc(equals));
     __syncthreads();
     uint32_t met = 0;
     if (threadIdx.x < kDigits) {
-#pragma unroll 8
+      uint16_t of_warps[kWarps];  // all are read before the first is written
+#pragma unroll
+      for (int other = 0; other < kWarps; ++other) of_warps[other] = of_warp[other][threadIdx.x];
+#pragma unroll
       for (int other = 0; other < kWarps; ++other) {
-        const uint32_t count = of_warp[other][threadIdx.x];
         of_warp[other][threadIdx.x] = static_cast<uint16_t>(met);
-        met += count;
+        met += of_warps[other];
       }
     }
     __syncthreads();
@@ -172,6 +192,8 @@ __global__ void __launch_bounds__(kThreads)
         atomicAdd(&next_counts[to / shares.share * kDigits + next_digit], 1u);
       }
     }
+    i += kThreads;
+    load();
     __syncthreads();
     if (threadIdx.x < kDigits) place[threadIdx.x] += met;
   }
