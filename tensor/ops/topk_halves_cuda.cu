@@ -256,12 +256,11 @@ __global__ void __launch_bounds__(32 * kWarpRows, kWarpBlocksAtOnce)
   }
 }
 
-constexpr int kBlockThreads = 256;
 /// Rows of a block in shared memory, of short rows.
 constexpr int kMostStages = 3;
-/// Blocks of a multiprocessor with so many rows each.
+/// Threads that a multiprocessor has at least for blocks with so many rows each.
 template <int kStages>
-constexpr int kBlocksAtOnce = kStages == 1 ? 3 : 4;
+constexpr int kThreadsAtOnce = kStages == 1 ? 768 : 1024;
 /// Elements as large as the bound, at most, that a block ranks itself.
 constexpr int kMostRanked = 512;
 /// Its places have 16 bits.
@@ -275,12 +274,12 @@ struct Ranked {
 };
 
 /// Writes the first k by how many numbers are larger, which four lanes count for each.
-template <class T>
+template <class T, int kThreads>
 __device__ __forceinline__ void write_ranked(const Ranked& ranked, int count, int k, T* values,
                                              int64_t* indices) {
   constexpr int kLanes = 4;
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
-  for (int first = 0; first < count; first += kBlockThreads / kLanes) {
+  for (int first = 0; first < count; first += kThreads / kLanes) {
     const int own = first + static_cast<int>(threadIdx.x) / kLanes;
     const uint32_t number = ranked.numbers[own];
     int rank = 0;
@@ -302,13 +301,13 @@ __device__ __forceinline__ void write_ranked(const Ranked& ranked, int count, in
 /// A block takes rows in turn, and a multiprocessor several blocks: what one of them has to wait
 /// for, others use. Every thread reads of a row what it has copied itself, and copies a later one
 /// there as soon as it has. Rows are of whole packs.
-template <class T, int kStages>
-__global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce<kStages>)
+template <class T, int kThreads, int kStages>
+__global__ void __launch_bounds__(kThreads, kThreadsAtOnce<kStages> / kThreads)
     few_of_block_rows(const T* __restrict__ x, int64_t stride, int64_t rows, int length, int k,
                       T* __restrict__ values, int64_t* __restrict__ indices) {
-  using Shape = RowShape<kBlockThreads, kWidth, 0>;
-  constexpr int kWarps = kBlockThreads / 32;
-  constexpr int kStep = kBlockThreads * kWidth;
+  using Shape = RowShape<kThreads, kWidth, 0>;
+  constexpr int kWarps = kThreads / 32;
+  constexpr int kStep = kThreads * kWidth;
   // Rows take turns with two of these, so that two barriers a row are enough.
   __shared__ union Found {
     Ranked ranked[2];
@@ -339,7 +338,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce<kStages>)
   for (int64_t row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 1) {
     Ranked& ranked = found.ranked[turn];
     // Who read them last has passed a barrier since.
-    for (int i = static_cast<int>(threadIdx.x); i < kMostRanked; i += kBlockThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < kMostRanked; i += kThreads) {
       ranked.numbers[i] = 0;
     }
     if (threadIdx.x == 0) counts[turn] = 0;
@@ -393,7 +392,7 @@ __global__ void __launch_bounds__(kBlockThreads, kBlocksAtOnce<kStages>)
     int64_t* const row_indices = indices + row * k;
     const uint32_t count = counts[turn];
     if (count <= kMostRanked) {
-      write_ranked(ranked, static_cast<int>(count), k, row_values, row_indices);
+      write_ranked<T, kThreads>(ranked, static_cast<int>(count), k, row_values, row_indices);
     } else {
       rank_many(found.candidates, x + row * stride, length, bound, k, row_values, row_indices);
       __syncthreads();
@@ -433,25 +432,30 @@ bool take_halves(const Tensor& x, Tensor& values, Tensor& indices, Stream stream
     run(kernel, std::min(ceil_div(rows, int64_t{kWarpRows}), most), kThreads, shared);
     return true;
   }
-  // Every thread must have some elements for the bound to be near.
-  constexpr int64_t kMostK = 128;
-  constexpr int64_t kLeastOfBlock = 2 * int64_t{kBlockThreads} * kWidth;
-  if (k > kMostK || length < kLeastOfBlock || length > kMostOfBlock) return false;
-  const auto run_blocks = [&]<int kStages>(int64_t least) {
+  const auto run_blocks = [&]<int kThreads, int kStages>(int64_t least) {
     const auto shared = static_cast<size_t>(kStages * length) * sizeof(T);
-    const auto kernel = &few_of_block_rows<T, kStages>;
+    const auto kernel = &few_of_block_rows<T, kThreads, kStages>;
     const auto& properties = device_context(stream.device()).properties();
     cudaFuncAttributes attributes{};
     WEFT_CUDA_CHECK(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)));
     if (shared + attributes.sharedSizeBytes > properties.sharedMemPerBlockOptin) return false;
-    const int64_t blocks = blocks_at_once(kernel, kBlockThreads, shared, stream);
+    const int64_t blocks = blocks_at_once(kernel, kThreads, shared, stream);
     if (blocks < least) return false;
-    run(kernel, std::min(rows, blocks * multiprocessors), kBlockThreads, shared);
+    run(kernel, std::min(rows, blocks * multiprocessors), kThreads, shared);
     return true;
   };
-  // A block alone could not hide what it waits for.
-  return run_blocks.template operator()<kMostStages>(kBlocksAtOnce<kMostStages>) ||
-         run_blocks.template operator()<1>(2);
+  // A block alone could not hide what it waits for. Of short rows, what each warp does once would
+  // take longer than the rest; half of the lanes' maxima have to be smaller than the k-th.
+  const auto run_threads = [&]<int kThreads>() {
+    if (k > kThreads / 2 || length < 2 * kThreads * kWidth) return false;
+    return run_blocks.template operator()<kThreads, kMostStages>(kThreadsAtOnce<kMostStages> /
+                                                                 kThreads) ||
+           run_blocks.template operator()<kThreads, 1>(2);
+  };
+  if (length > kMostOfBlock) return false;
+  constexpr int64_t kMostOfFewThreads = 8192;
+  return (length <= kMostOfFewThreads && run_threads.template operator()<128>()) ||
+         run_threads.template operator()<256>();
 }
 
 }  // namespace
