@@ -1,14 +1,13 @@
 #include <cstdint>
+#include <cstring>
 
+#include "cuda/element.cuh"
 #include "cuda/index_math.h"
 #include "cuda/launch.cuh"
 #include "ops/copy_transposed.h"
 
 namespace weft {
 namespace {
-
-constexpr int kTile = 32;
-constexpr int kThreadRows = 8;
 
 /// A matrix of which the source is dense along the rows' axis and the destination along the
 /// columns', once for each position of the other axes.
@@ -17,32 +16,124 @@ struct TransposeShape {
   int64_t from_column_stride, to_row_stride;
   cuda::FastDivisor row_tiles, column_tiles;
   cuda::IndexMap<2> others;  // the destination's offsets first
+
+  struct Tile {
+    int64_t row, column;  // the first ones
+    int64_t from, to;     // offsets of the matrix
+  };
+  __device__ __forceinline__ Tile tile(uint32_t block, int rows_of_tile,
+                                       int columns_of_tile) const {
+    const uint32_t row_and_batch = column_tiles.quotient(block);
+    const uint32_t column_tile = block - row_and_batch * column_tiles.divisor;
+    const uint32_t batch = row_tiles.quotient(row_and_batch);
+    const uint32_t row_tile = row_and_batch - batch * row_tiles.divisor;
+    const auto offsets = others.offsets(batch);
+    return {int64_t{row_tile} * rows_of_tile, int64_t{column_tile} * columns_of_tile, offsets.of[1],
+            offsets.of[0]};
+  }
 };
+
+/// Tiles whose rows and columns are 128 bytes long, of squares that a thread turns in registers: so
+/// many elements wide and high as there are in 16 bytes.
+template <class Bits>
+struct SquareTile {
+  static constexpr int kWidth = 16 / static_cast<int>(sizeof(Bits));  // of a square
+  static constexpr int kSquares = 8;                                  // side by side
+  static constexpr int kSize = kWidth * kSquares;
+  static constexpr int kThreads = kSquares * kSquares;
+};
+
+template <int kWidth, class Bits>
+__device__ __forceinline__ void turn_square(const cuda::Pack<Bits, kWidth> (&from)[kWidth],
+                                            cuda::Pack<Bits, kWidth> (&to)[kWidth]) {
+  if constexpr (sizeof(Bits) == 2) {
+    // Halves of words one by one would take the compiler more instructions.
+    uint32_t in[kWidth][kWidth / 2];
+    uint32_t out[kWidth][kWidth / 2];
+    memcpy(in, from, sizeof in);
+#pragma unroll
+    for (int row = 0; row < kWidth; ++row) {
+#pragma unroll
+      for (int pair = 0; pair < kWidth / 2; ++pair) {
+        out[row][pair] = __byte_perm(in[2 * pair][row / 2], in[2 * pair + 1][row / 2],
+                                     row % 2 == 0 ? 0x5410 : 0x7632);
+      }
+    }
+    memcpy(to, out, sizeof out);
+  } else {
+#pragma unroll
+    for (int row = 0; row < kWidth; ++row) {
+#pragma unroll
+      for (int column = 0; column < kWidth; ++column) {
+        to[row].values[column] = from[column].values[row];
+      }
+    }
+  }
+}
+
+/// Where rows and columns are of whole squares, aligned to 16 bytes.
+template <class Bits>
+__global__ void __launch_bounds__(SquareTile<Bits>::kThreads)
+    transpose_squares(const Bits* from, Bits* to, const TransposeShape shape) {
+  using Tile = SquareTile<Bits>;
+  constexpr int kWidth = Tile::kWidth;
+  using Pack = cuda::Pack<Bits, kWidth>;
+  // The pack of square `part` of a row lies at part ^ the row's square: both the packs of one part
+  // that 8 threads write, and those of one row that they read, are in different banks.
+  __shared__ Pack packs[Tile::kSize][Tile::kSquares];
+  const auto tile = shape.tile(blockIdx.x, Tile::kSize, Tile::kSize);
+  const int left = static_cast<int>(threadIdx.x) % Tile::kSquares;
+  const int right = static_cast<int>(threadIdx.x) / Tile::kSquares;
+  {
+    const int64_t row = tile.row + left * kWidth;
+    const int64_t column = tile.column + right * kWidth;
+    if (row < shape.rows && column < shape.columns) {
+      const Bits* const source = from + tile.from + column * shape.from_column_stride + row;
+      Pack in[kWidth];
+      Pack out[kWidth];
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        in[i] = cuda::load_pack<Bits, kWidth>(source + i * shape.from_column_stride);
+      }
+      turn_square(in, out);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) packs[left * kWidth + i][right ^ left] = out[i];
+    }
+  }
+  __syncthreads();
+  const int64_t column = tile.column + left * kWidth;
+  if (column >= shape.columns) return;
+  Bits* const destination = to + tile.to + tile.row * shape.to_row_stride + column;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    const int row = i * Tile::kSquares + right;
+    if (tile.row + row >= shape.rows) break;
+    cuda::store_pack(destination + row * shape.to_row_stride, packs[row][left ^ (row / kWidth)]);
+  }
+}
+
+// Where rows and columns are not.
+constexpr int kTile = 32;
+constexpr int kThreadRows = 8;
 
 template <class Bits>
 __global__ void __launch_bounds__(kTile* kThreadRows)
-    transpose_kernel(const Bits* from, Bits* to, const TransposeShape shape) {
-  __shared__ Bits tile[kTile][kTile + 1];  // one more, so that a column lies in all banks
-  const uint32_t row_and_batch = shape.column_tiles.quotient(blockIdx.x);
-  const uint32_t column_tile = blockIdx.x - row_and_batch * shape.column_tiles.divisor;
-  const uint32_t batch = shape.row_tiles.quotient(row_and_batch);
-  const uint32_t row_tile = row_and_batch - batch * shape.row_tiles.divisor;
-  const auto offsets = shape.others.offsets(batch);
-  const int64_t first_row = static_cast<int64_t>(row_tile) * kTile;
-  const int64_t first_column = static_cast<int64_t>(column_tile) * kTile;
+    transpose_elements(const Bits* from, Bits* to, const TransposeShape shape) {
+  __shared__ Bits lines[kTile][kTile + 1];  // one more, so that a column lies in all banks
+  const auto tile = shape.tile(blockIdx.x, kTile, kTile);
   const int x = threadIdx.x;
   for (int y = threadIdx.y; y < kTile; y += kThreadRows) {
-    const int64_t row = first_row + x;
-    const int64_t column = first_column + y;
+    const int64_t row = tile.row + x;
+    const int64_t column = tile.column + y;
     if (row < shape.rows && column < shape.columns)
-      tile[y][x] = from[offsets.of[1] + column * shape.from_column_stride + row];
+      lines[y][x] = from[tile.from + column * shape.from_column_stride + row];
   }
   __syncthreads();
   for (int y = threadIdx.y; y < kTile; y += kThreadRows) {
-    const int64_t row = first_row + y;
-    const int64_t column = first_column + x;
+    const int64_t row = tile.row + y;
+    const int64_t column = tile.column + x;
     if (row < shape.rows && column < shape.columns)
-      to[offsets.of[0] + row * shape.to_row_stride + column] = tile[x][y];
+      to[tile.to + row * shape.to_row_stride + column] = lines[x][y];
   }
 }
 
@@ -58,12 +149,49 @@ int dense_axis_of_source(const StridedLoop<2>& loop) {
   return -1;
 }
 
+/// Whether both matrices are of whole squares at multiples of 16 bytes.
 template <class Bits>
-void transpose(const Tensor& source, Tensor& destination, int64_t tiles,
-               const TransposeShape& shape, Stream stream) {
-  cuda::launch("copy_", stream, {dim3(static_cast<unsigned>(tiles)), dim3(kTile, kThreadRows)},
-               &transpose_kernel<Bits>, static_cast<const Bits*>(source.raw_data()),
-               static_cast<Bits*>(destination.raw_data()), shape);
+bool is_of_squares(const Bits* from, const Bits* to, const TransposeShape& shape,
+                   const StridedLoop<2>& others) {
+  constexpr auto kBytes = static_cast<int64_t>(sizeof(Bits));
+  auto bytes =
+      static_cast<int64_t>(reinterpret_cast<uintptr_t>(from) | reinterpret_cast<uintptr_t>(to)) |
+      shape.rows * kBytes | shape.columns * kBytes | shape.from_column_stride * kBytes |
+      shape.to_row_stride * kBytes;
+  for (int axis = 0; axis < others.shape.rank(); ++axis) {
+    if (others.shape[axis] == 1) continue;
+    bytes |= others.strides[0][axis] * kBytes | others.strides[1][axis] * kBytes;
+  }
+  return bytes % 16 == 0;
+}
+
+/// False where there are too many tiles.
+template <class Bits>
+bool transpose(const Tensor& source, Tensor& destination, TransposeShape shape,
+               const StridedLoop<2>& others, Stream stream) {
+  const auto* const from = static_cast<const Bits*>(source.raw_data());
+  auto* const to = static_cast<Bits*>(destination.raw_data());
+  // Squares of single bytes would not fit into registers.
+  const bool of_squares = sizeof(Bits) > 1 && is_of_squares(from, to, shape, others);
+  const int64_t size = of_squares ? SquareTile<Bits>::kSize : kTile;
+  const int64_t row_tiles = (shape.rows + size - 1) / size;
+  const int64_t column_tiles = (shape.columns + size - 1) / size;
+  const int64_t tiles = row_tiles * column_tiles * others.shape.numel();
+  if (tiles >= int64_t{1} << 31) return false;
+  shape.row_tiles = cuda::FastDivisor(static_cast<uint32_t>(row_tiles));
+  shape.column_tiles = cuda::FastDivisor(static_cast<uint32_t>(column_tiles));
+  shape.others = cuda::index_map(others, 1);
+  const auto blocks = static_cast<unsigned>(tiles);
+  if constexpr (sizeof(Bits) > 1) {
+    if (of_squares) {
+      cuda::launch("copy_", stream, {blocks, SquareTile<Bits>::kThreads}, &transpose_squares<Bits>,
+                   from, to, shape);
+      return true;
+    }
+  }
+  cuda::launch("copy_", stream, {blocks, dim3(kTile, kThreadRows)}, &transpose_elements<Bits>, from,
+               to, shape);
+  return true;
 }
 
 }  // namespace
@@ -74,7 +202,7 @@ bool copy_transposed_cuda(const Tensor& source, Tensor& destination, Stream stre
   const int axis = dense_axis_of_source(loop);
   if (axis < 0) return false;
   const int last = loop.shape.rank() - 1;
-  TransposeShape shape;
+  TransposeShape shape{};
   shape.rows = loop.shape[axis];
   shape.columns = loop.shape[last];
   shape.to_row_stride = loop.strides[0][axis];
@@ -86,27 +214,17 @@ bool copy_transposed_cuda(const Tensor& source, Tensor& destination, Stream stre
     others.push_back(loop.shape[other]);
     for (size_t i = 0; i < 2; ++i) strides[i].push_back(loop.strides[i][other]);
   }
-  const int64_t row_tiles = (shape.rows + kTile - 1) / kTile;
-  const int64_t column_tiles = (shape.columns + kTile - 1) / kTile;
-  const int64_t tiles = row_tiles * column_tiles * others.numel();
-  if (tiles >= int64_t{1} << 31) return false;
-  shape.row_tiles = cuda::FastDivisor(static_cast<uint32_t>(row_tiles));
-  shape.column_tiles = cuda::FastDivisor(static_cast<uint32_t>(column_tiles));
-  shape.others = cuda::index_map(StridedLoop<2>(others, strides), 1);
+  const StridedLoop<2> rest(others, strides);
   switch (size_of(source.dtype())) {
     case 1:
-      transpose<uint8_t>(source, destination, tiles, shape, stream);
-      break;
+      return transpose<uint8_t>(source, destination, shape, rest, stream);
     case 2:
-      transpose<uint16_t>(source, destination, tiles, shape, stream);
-      break;
+      return transpose<uint16_t>(source, destination, shape, rest, stream);
     case 4:
-      transpose<uint32_t>(source, destination, tiles, shape, stream);
-      break;
+      return transpose<uint32_t>(source, destination, shape, rest, stream);
     default:
-      transpose<uint64_t>(source, destination, tiles, shape, stream);
+      return transpose<uint64_t>(source, destination, shape, rest, stream);
   }
-  return true;
 }
 
 }  // namespace weft

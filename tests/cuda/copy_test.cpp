@@ -121,7 +121,7 @@ TEST_F(CudaCopy, TransposesInTiles) {
 }
 
 TEST_F(CudaCopy, TransposesWholeAndRaggedTilesOfPacks) {
-  // Rows of whole packs and not, one tile and eight in a group, and matrices within others.
+  // Rows of whole packs and not, of one tile and of many, and matrices within others.
   const std::vector<Shape> shapes{{64, 64},       {8, 8},        {16, 1040}, {72, 136},
                                   {1024, 520},    {67, 129},     {128, 15},  {3, 144, 80},
                                   {2, 48, 3, 64}, {2, 40, 1, 32}};
