@@ -311,6 +311,24 @@ TEST_F(CudaTables, SumsUpManyTilesAndRepeatsThemToTheBit) {
   }
 }
 
+TEST_F(CudaTables, SumsUpMoreTilesThanBlocks) {
+  // Blocks take several tiles each, of one line or strip and of others.
+  for (const DType dtype : {DType::bf16, DType::f32}) {
+    for (const auto& [shape, axis] : std::vector<std::pair<Shape, int>>{
+             {{3, 4200008}, 1}, {{1200, 8200}, 1}, {{33000, 520}, 0}}) {
+      const Tensor x = random_of_type(shape, dtype, 5);
+      const Tensor on_gpu = mirrored(x);
+      for (const bool reverse : {false, true}) {
+        const Tensor sums = cumsum(on_gpu, axis, /*exclusive=*/reverse, reverse);
+        expect_rounded(sums, cumsum(x, axis, reverse, reverse), "cumsum", 10);
+        for (int i = 0; i < 3; ++i) {
+          expect_same(cumsum(on_gpu, axis, reverse, reverse), sums.to(kCpu), "again");
+        }
+      }
+    }
+  }
+}
+
 void expect_topk(const Tensor& x, int64_t k, int axis) {
   const TopK cpu = topk(x, k, axis);
   const TopK gpu = topk(mirrored(x), k, axis);
