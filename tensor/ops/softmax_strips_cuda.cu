@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "cuda/async_copy.cuh"
 #include "cuda/marked_value.cuh"
 #include "ops/exponential_cuda.cuh"
 #include "ops/loaded_cuda.cuh"
@@ -24,7 +25,7 @@ template <class T>
 constexpr int kColumnsOfStrip = kAcross* kPackWidth<T>;
 /// Tickets between a strip's totals and its results: as many as there may be blocks at work, and
 /// those that come and go while the last totals of a strip are combined, but not so many that the
-/// cache has lost the strip.
+/// cache has lost the strip: beside the results it keeps little more than 10 MB.
 constexpr int64_t kTicketsBetween = 700;
 
 template <class T>
@@ -59,32 +60,43 @@ __device__ __forceinline__ float2 join(float2 a, float2 b) {
   return {max, a.y * quick_exponential<T>(a.x - shift) + b.y * quick_exponential<T>(b.x - shift)};
 }
 
-/// The total of a tile. The last one to be done combines those of its strip.
-template <class T>
-__device__ __forceinline__ void make_totals(const Strips<T>& p, const Board& board, uint32_t strip,
-                                            uint32_t tile,
-                                            const Loaded<T, kPackWidth<T>> (&rows)[kRowsOfThread]) {
+constexpr int kStripWarps = kStripThreads / 32;
+
+/// The total of column number threadIdx.x of a tile, if there is such a one. `parts` is shared
+/// memory for a column of each warp; rows(r) gives row number r of this thread.
+template <class T, class Rows>
+__device__ __forceinline__ float2 total_of_tile(float2* parts, const Rows& rows) {
   constexpr int kWidth = kPackWidth<T>, kColumns = kColumnsOfStrip<T>;
-  constexpr int kWarps = kStripThreads / 32;
-  __shared__ float2 parts[kStripThreads / 32 * 64];  // [warps or others, columns]
-  __shared__ bool is_last;
-  static_assert(kWarps * kColumns <= kWarps * 64 && kStripThreads <= kWarps * 64);
   const int thread = static_cast<int>(threadIdx.x);
   float max[kWidth], sum[kWidth];
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) {
-    max[k] = rows[0][k];
+    max[k] = kMinusInfinity<float>;
+    sum[k] = 0;
+  }
 #pragma unroll
-    for (int r = 1; r < kRowsOfThread; ++r) max[k] = KeepLarger()(max[k], rows[r][k]);
+  for (int r = 0; r < kRowsOfThread; ++r) {
+    const Loaded<T, kWidth> row = rows(r);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) max[k] = KeepLarger()(max[k], row[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
 #pragma unroll
     for (int mask = kAcross; mask < 32; mask *= 2) {
       max[k] = KeepLarger()(max[k], shuffle_xor(max[k], mask));
     }
-    sum[k] = 0;
+  }
 #pragma unroll
-    for (int r = 0; r < kRowsOfThread; ++r) {
-      sum[k] += quick_exponential<T>(rows[r][k] - shift_of(max[k]));
+  for (int r = 0; r < kRowsOfThread; ++r) {
+    const Loaded<T, kWidth> row = rows(r);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) {
+      sum[k] += quick_exponential<T>(row[k] - shift_of(max[k]));
     }
+  }
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) {
 #pragma unroll
     for (int mask = kAcross; mask < 32; mask *= 2) sum[k] += shuffle_xor(sum[k], mask);
   }
@@ -95,14 +107,29 @@ __device__ __forceinline__ void make_totals(const Strips<T>& p, const Board& boa
     }
   }
   __syncthreads();
-  float2* const totals = board.totals + static_cast<int64_t>(strip) * p.tiles * kColumns;
+  float2 total{kMinusInfinity<float>, 0};
   if (thread < kColumns) {
-    float2 total = parts[thread];
 #pragma unroll
-    for (int warp = 1; warp < kWarps; ++warp) {
+    for (int warp = 0; warp < kStripWarps; ++warp) {
       total = join<T>(total, parts[warp * kColumns + thread]);
     }
-    __stcg(totals + static_cast<int64_t>(tile) * kColumns + thread, total);
+  }
+  return total;
+}
+
+/// The total of a tile. The last one to be done combines those of its strip.
+template <class T, class Rows>
+__device__ __forceinline__ void make_totals(const Strips<T>& p, const Board& board, uint32_t strip,
+                                            uint32_t tile, const Rows& rows) {
+  constexpr int kColumns = kColumnsOfStrip<T>;
+  static_assert(kStripThreads <= kStripWarps * 64 && kColumns <= 64);
+  __shared__ float2 parts[kStripWarps * 64];  // [warps or others, columns]
+  __shared__ bool is_last;
+  const int thread = static_cast<int>(threadIdx.x);
+  const float2 of_tile = total_of_tile<T>(parts, rows);
+  float2* const totals = board.totals + static_cast<int64_t>(strip) * p.tiles * kColumns;
+  if (thread < kColumns) {
+    __stcg(totals + static_cast<int64_t>(tile) * kColumns + thread, of_tile);
     __threadfence();
   }
   __syncthreads();
@@ -140,11 +167,12 @@ __device__ __forceinline__ void make_totals(const Strips<T>& p, const Board& boa
   store_marked(to + 1, __float_as_uint(scale), 1);
 }
 
-/// Writes the results of a tile, whose rows begin at p.y + from, `step` apart.
-template <class T>
+/// Writes the results of a tile, whose rows begin at p.y + from, `step` apart. Those of x are still
+/// on their way.
+template <class T, class Rows>
 __device__ __forceinline__ void make_results(const Strips<T>& p, const Board& board, uint32_t strip,
-                                             const Loaded<T, kPackWidth<T>> (&rows)[kRowsOfThread],
-                                             int64_t from, int64_t step, int64_t left) {
+                                             const Rows& rows, int64_t from, int64_t step,
+                                             int64_t left) {
   constexpr int kWidth = kPackWidth<T>, kColumns = kColumnsOfStrip<T>;
   __shared__ float2 finals[kColumns];
   const int thread = static_cast<int>(threadIdx.x);
@@ -155,6 +183,7 @@ __device__ __forceinline__ void make_results(const Strips<T>& p, const Board& bo
     const uint2 bits = bits_of(found);
     finals[thread] = {__uint_as_float(bits.x), __uint_as_float(bits.y)};
   }
+  wait_for_copy_groups<0>();
   __syncthreads();
   float max[kWidth], scale[kWidth];
 #pragma unroll
@@ -166,10 +195,11 @@ __device__ __forceinline__ void make_results(const Strips<T>& p, const Board& bo
 #pragma unroll
   for (int r = 0; r < kRowsOfThread; ++r) {
     if (r * kLanes >= left) break;
+    const Loaded<T, kWidth> row = rows(r);
     Pack<T, kWidth> results;
 #pragma unroll
     for (int k = 0; k < kWidth; ++k) {
-      const float distance = rows[r][k] - shift_of(max[k]);  // -infinity where the column is
+      const float distance = row[k] - shift_of(max[k]);  // -infinity where the column is
       const float result = p.log ? distance - scale[k] : exponential<T>(distance) * scale[k];
       results.values[k] =
           narrow<T>(max[k] == kMinusInfinity<float> ? (p.log ? max[k] : 0.0f) : result);
@@ -182,9 +212,10 @@ __device__ __forceinline__ void make_results(const Strips<T>& p, const Board& bo
 }
 
 template <class T>
-__global__ void __launch_bounds__(kStripThreads, 3)
+__global__ void __launch_bounds__(kStripThreads, 4)
     softmax_strips(const Strips<T> p, const Board board) {
   constexpr int kWidth = kPackWidth<T>;
+  __shared__ Pack<T, kWidth> slots[kRowsOfThread][kStripThreads];
   __shared__ uint32_t shared_ticket;
   if (threadIdx.x == 0) shared_ticket = static_cast<uint32_t>(atomicAdd(board.tickets, Marked{1}));
   __syncthreads();
@@ -214,16 +245,28 @@ __global__ void __launch_bounds__(kStripThreads, 3)
   Pack<T, kWidth> nothing;
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) nothing.values[k] = narrow<T>(kMinusInfinity<float>);
-  Loaded<T, kWidth> rows[kRowsOfThread];
+  const uint64_t policy = policy_of_last_reading();
 #pragma unroll
   for (int r = 0; r < kRowsOfThread; ++r) {
-    static_assert(sizeof rows[r] == sizeof nothing);
-    memcpy(&rows[r], &nothing, sizeof nothing);
-    if (r * kLanes < left) rows[r].load(p.x + from + r * step);
+    if (r * kLanes >= left) {
+      slots[r][thread] = nothing;
+    } else if (has_results) {
+      copy_pack_async(&slots[r][thread], p.x + from + r * step, policy);
+    } else {
+      copy_pack_async(&slots[r][thread], p.x + from + r * step);
+    }
   }
+  end_copy_group();
+  const auto rows = [&](int r) {
+    Loaded<T, kWidth> row;
+    static_assert(sizeof row == sizeof slots[r][thread]);
+    memcpy(&row, &slots[r][thread], sizeof row);
+    return row;
+  };
   if (has_results) {
     make_results(p, board, strip, rows, from, step, left);
   } else {
+    wait_for_copy_groups<0>();
     make_totals(p, board, strip, tile, rows);
   }
 }

@@ -65,6 +65,8 @@ TEST_F(CudaSoftmax, EqualsTheCpuAlongColumnsInPieces) {
                             {3, 300, 8},
                             {2, 4097, 72},
                             {40000, 16},
+                            {33792, 72},
+                            {33800, 200},
                             {2, 8200, 520}}) {
       const Tensor x = random_tensor(shape, dtype, 7, -9, 9);
       const int axis = x.rank() - 2;
@@ -100,7 +102,7 @@ TEST_F(CudaSoftmax, KeepsInfinityAndNan) {
 TEST_F(CudaSoftmax, KeepsInfinityAndNanInStrips) {
   const double inf = std::numeric_limits<double>::infinity();
   for (const DType dtype : kFloating) {
-    for (const int64_t length : {256, 5000, 20000}) {
+    for (const int64_t length : {256, 5000, 20000, 40000}) {
       Tensor x = random_tensor({length, 24}, dtype, 9, -9, 9);
       x.select(1, 0).fill_(-inf);
       x.select(1, 1).select(0, length - 1).fill_(std::numeric_limits<double>::quiet_NaN());
