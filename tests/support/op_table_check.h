@@ -14,15 +14,17 @@
 
 #include "weft/tensor/error.h"
 #include "weft/tensor/op_table.h"
+#include "weft/tensor/stream.h"
 
 namespace weft::test {
 
-/// Calls an op with operands of a type on the CPU.
+/// Calls an op with operands of a type.
 using OpCallers = std::map<std::string, std::function<void(DType)>>;
 
-/// Calls every op of the table with every type: it must succeed where the table says so and throw
-/// DTypeError elsewhere. Every op must have a caller, and every caller an op.
-inline void expect_truth(const OpTable& table, const OpCallers& callers) {
+/// Calls every op of the table with every type, by callers whose operands lie on `device`: it must
+/// succeed where the table says so and throw DTypeError elsewhere. Every op must have a caller, and
+/// every caller an op.
+inline void expect_truth(const OpTable& table, const OpCallers& callers, Device device = kCpu) {
   std::set<std::string> names;
   for (const OpInfo& op : table.ops()) {
     EXPECT_TRUE(names.insert(op.name).second) << op.name << " is listed twice";
@@ -33,8 +35,11 @@ inline void expect_truth(const OpTable& table, const OpCallers& callers) {
     }
     for (const DType dtype : kEveryDType) {
       SCOPED_TRACE(op.name + " of " + std::string(to_string(dtype)));
-      if (op.dtypes_on(DeviceType::cpu).contains(dtype)) {
-        EXPECT_NO_THROW(caller->second(dtype));
+      if (op.dtypes_on(device.type).contains(dtype)) {
+        EXPECT_NO_THROW({
+          caller->second(dtype);
+          current_stream(device).synchronize();
+        });
       } else {
         EXPECT_THROW(caller->second(dtype), DTypeError);
       }
