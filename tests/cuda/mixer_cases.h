@@ -4,6 +4,7 @@
 #include <cctype>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "weft/attention/registry.h"
@@ -56,6 +57,18 @@ inline std::vector<MixerCase> all_mixer_cases() {
     cases.push_back({"asa-global", blocks});
     cases.back().options.push_back(more);
   }
+  // All blocks of 150 tokens, so that rounding changes nothing of what is chosen.
+  const std::vector<std::string> all_blocks = {"block=4", "stride=2", "select-block=8", "local=1",
+                                               "select-count=19"};
+  const auto add = [&](const char* mechanism, std::vector<std::string> more) {
+    more.insert(more.end(), all_blocks.begin(), all_blocks.end());
+    cases.push_back({mechanism, std::move(more)});
+  };
+  for (const char* const form : {"form=naive", "form=absorbed"}) add("asa-global", {form});
+  add("asa-global", {"compressor=weighted", "query-run=1"});
+  add("nsa", {"compressor=weighted", "cmp-rope=before"});
+  add("nsa", {"compressor=linear", "kv-sharing=shared", "cmp-rope=middle"});
+  add("nsa", {"compressor=mlp", "compressor-residual=true", "gate-hidden=12", "value-dim=16"});
   return cases;
 }
 

@@ -55,9 +55,8 @@ TEST_P(MixerOnGpu, TrainsAsOnTheCpu) {
 }
 
 TEST_P(MixerOnGpu, ErrsInBf16AtMostTwiceAsMuchAsTheCpu) {
-  // Rounding changes what is chosen.
   for (const std::string& option : GetParam().options) {
-    if (option.starts_with("select-count")) GTEST_SKIP() << "other blocks are chosen";
+    if (option == "select-count=3") GTEST_SKIP() << "rounding changes which blocks are chosen";
   }
   const auto exact = make_mixer(GetParam()), rounded = make_mixer(GetParam());
   const auto on = make_mixer(GetParam());
