@@ -106,6 +106,12 @@ std::vector<LayerCase> all_layers() {
                                             /*recompute_activation=*/true);
        }},
       {"GeluMlp", {3, 20, 48}, drawn<GeluMlp>(48, 80, large)},
+      {"GeluMlpByTanh",
+       {3, 20, 48},
+       [=](Generator& generator) {
+         return std::make_unique<GeluMlp>(48, 80, generator, large, Gelu::tanh);
+       }},
+      {"ReluMlp", {3, 20, 48}, drawn<ReluMlp>(48, 128, large)},
       {"Conv1d", {2, 6, 33}, drawn<Conv1d>(6, 10, Conv1dLayerOptions{.stride = 2, .padding = 1})},
       {"Conv2d", {3, 8, 12, 10}, drawn<Conv2d>(8, 16, Conv2dLayerOptions{.padding = {1, 1}})},
       {"Conv2dInGroups", {2, 4, 9, 11}, drawn<Conv2d>(4, 6, ragged)},
