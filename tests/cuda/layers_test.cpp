@@ -76,7 +76,9 @@ class ResidualNorm final : public Layer {
 /// Images [N, 3, 8, 10] to [N, 5].
 std::unique_ptr<Layer> small_convnet(Generator& generator) {
   auto net = std::make_unique<Sequential>();
-  net->add<Conv2d>(3, 8, generator, Conv2dLayerOptions{.padding = {1, 1}, .kaiming_init = true});
+  // A bias in front of the normalisation has the gradient zero.
+  net->add<Conv2d>(3, 8, generator,
+                   Conv2dLayerOptions{.padding = {1, 1}, .bias = false, .kaiming_init = true});
   net->add<BatchNorm>(8);
   net->add<Lambda>("relu", [](const Variable& x) { return autograd::relu(x); });
   net->add<MaxPool2d>(Pool2dOptions{.kernel = {2, 2}});
