@@ -109,6 +109,8 @@ chosen() {
       ;;
     weft_cuda_test:*) echo "*Cuda*" ;;
     weft_cuda_attention_test:racecheck | weft_cuda_attention_test:synccheck) echo "*OnGpu*" ;;
+    # initcheck loses writes of graphs: it takes lines of results for unwritten that the tests then find right.
+    weft_cuda_attention_test:initcheck) echo "*OnGpu*" ;;
     weft_cuda_attention_test:*) echo "*OnGpu*:*InAGraph*" ;;
     weft_cuda_nn_test:racecheck | weft_cuda_nn_test:synccheck) echo "All/DecoderOnGpu.RunsInBf16/*" ;;
     weft_cuda_nn_test:*) echo "All/DecoderOnGpu.RunsInBf16/*:All/DecoderOnGpu.ScoresAs*:All/DecoderTraining.NothingChanges*/full" ;;
@@ -123,10 +125,10 @@ left_out() {
   # They take all of a card's memory, or ask how much is taken.
   local memory="CudaMemory.*:CudaTrainingStep.ABatchThat*:CudaTrainingStep.Many*"
   # Kernels of other tests on more rows or for more steps; each would take minutes.
-  local long="*ForManyRows:*NoRowsAndManyRows:*ToTheBit:*ToTheBitWhere*:CudaRandom.DrawsTheSameBitsForMany*:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuForLongAndShortAxes:CudaReduce.EqualsTheCpuOver*:CudaTables.SumsUpAlong*:CudaTables.SumsUpMany*:CudaMatmul.LargeGradients*:CudaMatmul.GradientsOfWeight*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaTrainingStep.Replays*:CudaOptimizer.ReplaysFollow*:*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu:DecodeProgramOnGpu.GivesTheLogits*:GenerationOnGpu.Replays*"
+  local long="*ForManyRows:*NoRowsAndManyRows:*ToTheBit:*ToTheBitWhere*:CudaRandom.DrawsTheSameBitsForMany*:CudaReduce.KeepsLongSums*:CudaReduce.EqualsTheCpuForLongAndShortAxes:CudaReduce.EqualsTheCpuOver*:CudaTables.SumsUpAlong*:CudaTables.SumsUpMany*:CudaTables.SumsUpMore*:CudaMatmul.LargeGradients*:CudaMatmul.GradientsOfWeight*:CudaLinearActivation.Large*:CudaFewRows.LinearEquals*:CudaFewRows.NormsAndAdds*:CudaTrainingStep.Replays*:CudaOptimizer.ReplaysFollow*:*OnLongSequences*:KernelsInAGraph.*:FlashAttentionOnGpu.Backward*:FlashAttentionOnGpu.FewRows*:DecodeAttentionOnGpu.AgreesWithTheCpu:DecodeProgramOnGpu.GivesTheLogits*:GenerationOnGpu.Replays*"
   case $1 in
     racecheck) long+=":CudaNorm.EqualsTheCpuForRowsOf*:CudaTables.AddsUpRows*:CudaTables.FindsFew*:SelectedAttentionOnGpu.Agrees*:FlashAttentionOnGpu.Forward*:All/MixerOnGpu.Trains*/asa_global:DecodeProgramOnGpu.RefusesWhat*:GenerationOnGpu.D*:GenerationOnGpu.G*:GenerationOnGpu.K*" ;;
-    initcheck) long+=":CudaTables.AddsUpEmbedding*:CudaReduce.ReducesRows*:CudaOptimizer.StepsMore*" ;;
+    initcheck) long+=":CudaTables.FindsFewOfTheLargestHowever*:CudaTables.AddsUpEmbedding*:CudaReduce.ReducesRows*:CudaOptimizer.StepsMore*" ;;
     synccheck) long+=":CudaTables.AddsUpEmbedding*:GenerationOnGpu.D*:GenerationOnGpu.G*:GenerationOnGpu.K*" ;;
     memcheck) long+=":CudaTables.AddsUpEmbedding*" ;;
   esac
@@ -150,7 +152,7 @@ seconds_of() {
 
 # Tests that record graphs, whose memory the caching allocator alone gives. All others run with WEFT_ALLOCATOR=direct
 # under memcheck and initcheck, so that every tensor has bounds and an age of its own.
-graph_tests='Graph|Replay|TakeNoPassOfTheirOwn|DecodeProgram|CudaTrainingStep|DecoderTraining|Generat|CudaMemory'
+graph_tests='Graph|Replay|Recorded|TakeNoPassOfTheirOwn|DecodeProgram|CudaTrainingStep|DecoderTraining|Generat|CudaMemory'
 
 sanitizer=$(find_sanitizer)
 [[ $sanitizer ]] || die "there is no compute-sanitizer; it comes with the CUDA toolkit (CUDA_HOME names its folder)"
