@@ -125,7 +125,7 @@ __device__ __forceinline__ uint32_t first_place(const uint32_t* __restrict__ cou
   return before;
 }
 
-/// The lanes with the same value of kDigits or less; in ballots, which take less time than a match.
+/// The lanes with the same value of kDigits or less, by a ballot for each bit.
 __device__ __forceinline__ uint32_t lanes_with(uint32_t value) {
   uint32_t lanes = 0xffffffffu;
 #pragma unroll
