@@ -33,14 +33,15 @@ struct TransposeShape {
   }
 };
 
+constexpr int kSquares = 8;  // of a tile, side by side
+constexpr int kSquareThreads = kSquares * kSquares;
+
 /// Tiles whose rows and columns are 128 bytes long, of squares that a thread turns in registers: so
 /// many elements wide and high as there are in 16 bytes.
 template <class Bits>
 struct SquareTile {
   static constexpr int kWidth = 16 / static_cast<int>(sizeof(Bits));  // of a square
-  static constexpr int kSquares = 8;                                  // side by side
   static constexpr int kSize = kWidth * kSquares;
-  static constexpr int kThreads = kSquares * kSquares;
 };
 
 template <int kWidth, class Bits>
@@ -73,17 +74,17 @@ __device__ __forceinline__ void turn_square(const cuda::Pack<Bits, kWidth> (&fro
 
 /// Where rows and columns are of whole squares, aligned to 16 bytes.
 template <class Bits>
-__global__ void __launch_bounds__(SquareTile<Bits>::kThreads)
+__global__ void __launch_bounds__(kSquareThreads)
     transpose_squares(const Bits* from, Bits* to, const TransposeShape shape) {
   using Tile = SquareTile<Bits>;
   constexpr int kWidth = Tile::kWidth;
   using Pack = cuda::Pack<Bits, kWidth>;
   // The pack of square `part` of a row lies at part ^ the row's square: both the packs of one part
   // that 8 threads write, and those of one row that they read, are in different banks.
-  __shared__ Pack packs[Tile::kSize][Tile::kSquares];
+  __shared__ Pack packs[Tile::kSize][kSquares];
   const auto tile = shape.tile(blockIdx.x, Tile::kSize, Tile::kSize);
-  const int left = static_cast<int>(threadIdx.x) % Tile::kSquares;
-  const int right = static_cast<int>(threadIdx.x) / Tile::kSquares;
+  const int left = static_cast<int>(threadIdx.x) % kSquares;
+  const int right = static_cast<int>(threadIdx.x) / kSquares;
   {
     const int64_t row = tile.row + left * kWidth;
     const int64_t column = tile.column + right * kWidth;
@@ -106,7 +107,7 @@ __global__ void __launch_bounds__(SquareTile<Bits>::kThreads)
   Bits* const destination = to + tile.to + tile.row * shape.to_row_stride + column;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
-    const int row = i * Tile::kSquares + right;
+    const int row = i * kSquares + right;
     if (tile.row + row >= shape.rows) break;
     cuda::store_pack(destination + row * shape.to_row_stride, packs[row][left ^ (row / kWidth)]);
   }
@@ -184,8 +185,8 @@ bool transpose(const Tensor& source, Tensor& destination, TransposeShape shape,
   const auto blocks = static_cast<unsigned>(tiles);
   if constexpr (sizeof(Bits) > 1) {
     if (of_squares) {
-      cuda::launch("copy_", stream, {blocks, SquareTile<Bits>::kThreads}, &transpose_squares<Bits>,
-                   from, to, shape);
+      cuda::launch("copy_", stream, {blocks, kSquareThreads}, &transpose_squares<Bits>, from, to,
+                   shape);
       return true;
     }
   }
