@@ -1,6 +1,6 @@
 #pragma once
 
-// Which device of CUDA is the current one of a thread. A context costs hundreds of megabytes of its
+// Which device of CUDA is the current one of a thread. A context costs memory of its
 // GPU and cannot be had where that GPU is full or another process has it for itself, so only GPUs
 // that are used may get one. But threads start on GPU 0, cudaSetDevice() makes the context of the
 // device that it is given, and most other calls make that of the current device.

@@ -353,7 +353,7 @@ int train_here(const Arguments& arguments) {
   std::_Exit(code);
 }
 
-/// A context would take hundreds of megabytes, and could not be had on a GPU that is full. It lasts
+/// A context would take memory of the first GPU, and could not be had where that is full. It lasts
 /// as long as the process, so that the test needs one of its own, in which nothing asks for cuda:0.
 TEST(SecondOnGpuDeathTest, TrainingLeavesTheFirstAlone) {
   if (cuda_device_count() < 2) GTEST_SKIP() << "needs two GPUs, there is " << cuda_device_count();

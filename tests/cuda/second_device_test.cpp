@@ -1,5 +1,5 @@
 // A program that computes on the second GPU costs the first nothing: a context there would take
-// hundreds of megabytes of it, and could not be had where it is full. Contexts last as long as the
+// memory of it, and could not be had where it is full. Contexts last as long as the
 // process, so that each test has one of its own.
 #include <cmath>
 #include <cstdio>
